@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'SHAPES',
            'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'Images', 'data_folder', 'cifar10',
-           'mean_std', 'split', 'shapes10']
+           'mean_std', 'split', 'shapes10', 'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
 import hashlib, io, os, pickle
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from .core import rng
 from .fetch import fetch, file_hash, take_members
@@ -155,20 +156,20 @@ def _background(g, n):
     position = np.linspace(0, 4, SIDE)
     stretch = np.clip(1 - abs(position[:,None] - np.arange(5)), 0, 1)           # (32,5): linear interpolation
     stretch = stretch**2*(3 - 2*stretch); stretch /= stretch.sum(1, keepdims=True)
-    base = g.uniform(.2, .8, (n,1,1,3))
-    noise = stretch @ g.normal(0, .1, (n,3,5,5)) @ stretch.T
+    base = g.uniform(.1, .4, (n,1,1,3))
+    noise = stretch @ g.normal(0, .08, (n,3,5,5)) @ stretch.T
     return np.clip(base + noise.transpose(0,2,3,1), 0, 1), base[:,0,0]
 
-def _colours(g, base, least=.45):
-    "Random colours, each at least `least` away from the background's mean, (n,3)."
-    tries = g.random((16, len(base), 3))
-    far = np.linalg.norm(tries - base, axis=-1) >= least
-    return tries[far.argmax(0), np.arange(len(base))]
+def _colours(g, base, least=.3):
+    "Random colours, on average at least `least` brighter than the background's mean, (n,3)."
+    tries = g.random((32, len(base), 3))
+    bright = (tries - base).mean(-1) >= least
+    return tries[bright.argmax(0), np.arange(len(base))]
 
 def _places(g, n, radius, taken, taken_radius):
     "Centres (n,2) inside the picture and clear of those `taken` (n,k,2); and whether there was one."
-    tries = radius[:,None] + 1 + g.random((40,n,2))*(SIDE - 3 - 2*radius[:,None])
-    gap = np.linalg.norm(tries[:,:,None] - taken, axis=-1) - 1.15*(taken_radius + radius[:,None])     # (40,n,k)
+    tries = radius[:,None] + 1 + g.random((100,n,2))*(SIDE - 3 - 2*radius[:,None])
+    gap = abs(tries[:,:,None] - taken).max(-1) - (taken_radius + radius[:,None] + 1)     # (100,n,k): between the squares around them
     free = (gap > 0).all(-1)
     return tries[free.argmax(0), np.arange(n)], free.any(0)
 
@@ -181,11 +182,12 @@ def _draw(variant, g, n):
     labels = g.permutation(np.arange(n) % 10)
     image, base = _background(g, n)
     masks, centres, radii = {}, np.zeros((n,0,2)), np.zeros((n,0))
+    size = (5, 7) if variant in ('clean', 'shortcut') else (4.2, 6)        # smaller where there must be room for more
 
     def add(shapes, kinds):
         "Draw one shape in each picture where there is room; returns its coverage, and the filled one."
         nonlocal image, centres, radii
-        radius = g.uniform(5, 7, n)
+        radius = g.uniform(*size, n)
         place, free = _places(g, n, radius, centres, radii)
         kinds = np.where(free, kinds, -1)
         centres, radii = np.concatenate([centres, place[:,None]], 1), np.concatenate([radii, radius[:,None]], 1)
@@ -220,3 +222,16 @@ def shapes10(
     "Shapes-10: one object of ten classes on a noisy background, with masks of what is where. Drawn in a second, the same everywhere."
     if variant not in VARIANTS: raise ValueError(f'Shapes-10 has no variant {variant!r}: choose {", ".join(VARIANTS)}')
     return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
+
+# %% ../nbs/03_data.ipynb #03-056
+def read_picture(
+    path:str|Path, # any format that Pillow reads
+    side:int=SIDE,
+) -> np.ndarray: # (side,side,3) uint8
+    "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Raises ValueError if it is none."
+    try:
+        with Image.open(path) as file: picture = ImageOps.exif_transpose(file).convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
+        return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
+    except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
+    except Exception as e: raise ValueError(f'{path} cannot be read as a picture: give a PNG, JPEG or another format that Pillow knows') from e
