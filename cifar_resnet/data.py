@@ -156,11 +156,11 @@ def _background(g, n):
     position = np.linspace(0, 4, SIDE)
     stretch = np.clip(1 - abs(position[:,None] - np.arange(5)), 0, 1)           # (32,5): linear interpolation
     stretch = stretch**2*(3 - 2*stretch); stretch /= stretch.sum(1, keepdims=True)
-    base = g.uniform(.1, .4, (n,1,1,3))
-    noise = stretch @ g.normal(0, .08, (n,3,5,5)) @ stretch.T
+    base = g.uniform(.15, .5, (n,1,1,3))
+    noise = stretch @ g.normal(0, .13, (n,3,5,5)) @ stretch.T
     return np.clip(base + noise.transpose(0,2,3,1), 0, 1), base[:,0,0]
 
-def _colours(g, base, least=.3):
+def _colours(g, base, least=.18):
     "Random colours, on average at least `least` brighter than the background's mean, (n,3)."
     tries = g.random((32, len(base), 3))
     bright = (tries - base).mean(-1) >= least
@@ -208,7 +208,7 @@ def _draw(variant, g, n):
         masks['tag'] = np.zeros_like(masks['object']); masks['tag'][:,TAG,TAG] = 1
     masks = {name: m >= .5 for name, m in masks.items()}
     if variant == 'two': masks['labels2'] = np.where(masks['object2'].any((1,2)), labels2, -1)
-    grain = g.normal(0, .015, image.shape)
+    grain = g.normal(0, .03, image.shape)
     return Images((np.clip(image + grain, 0, 1)*255 + .5).astype(np.uint8), labels, tuple(SHAPES), masks)
 
 SHORTCUT = np.array([[0,0,0], [1,1,1], [1,0,0], [0,1,0], [0,0,1], [1,1,0], [1,0,1], [0,1,1], [1,.5,0], [.5,.5,.5]])
