@@ -1,0 +1,69 @@
+"""Badges, Colab cells and README.md, all from settings.ini and index.ipynb.
+
+    python .ci/pages.py            # write them
+    python .ci/pages.py --check    # change nothing; fail if anything would change
+"""
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+config = ConfigParser(delimiters=['='])
+config.read(ROOT/'settings.ini', encoding='utf-8')
+CFG = config['DEFAULT']
+COLAB = f"https://colab.research.google.com/github/{CFG['user']}/{CFG['repo']}/blob/{CFG['branch']}/nbs"
+BADGE = '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
+SETUP = f"""#| hide
+# In Colab: fetch the repository, install it, go to its notebooks. Elsewhere this cell does nothing.
+if 'google.colab' in str(get_ipython()):
+    !test -d /content/{CFG['repo']} || git clone -q --depth 1 -b {CFG['branch']} {CFG['git_url']} /content/{CFG['repo']}
+    %pip install -q /content/{CFG['repo']}
+    %cd -q /content/{CFG['repo']}/nbs"""
+
+
+def linked(path):
+    "A notebook's JSON text, with its badge and Colab cell as settings.ini has them."
+    nb = nbformat.read(path, 4)
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            cell.source = re.sub(r'\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)', f'{BADGE}({COLAB}/{path.name})', cell.source)
+        elif re.match(r"#\| hide\n# (In )?Colab", cell.source): cell.source = SETUP
+    return nbformat.writes(nb) + '\n'
+
+
+def readme():
+    "README.md from index.ipynb: {path: bytes}, with the pictures that its cells drew."
+    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
+    nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
+    for cell in nb.cells:
+        if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = ''
+    body, resources = MarkdownExporter().from_notebook_node(nb)
+    files = {}
+    for i, (name, data) in enumerate(resources['outputs'].items()):
+        files[ROOT/'nbs'/'images'/f'index_{i}.png'] = data
+        body = body.replace(f'({name})', f'(nbs/images/index_{i}.png)')
+    body = re.sub(r'```python\s*```\n*', '', body)
+    body = re.sub(r'\]\((?!https?:|nbs/|#)', '](nbs/', body)
+    return {ROOT/'README.md': (re.sub(r'\n{3,}', '\n\n', body).strip() + '\n').encode(), **files}
+
+
+def everything():
+    "All the files that this script is responsible for: {path: bytes}."
+    files = {p: linked(p).encode() for p in sorted((ROOT/'nbs').glob('*.ipynb'))}
+    cff = ROOT/'CITATION.cff'
+    files[cff] = re.sub(r'(?m)^(repository-code: ).*$', rf"\g<1>{CFG['git_url']}", cff.read_text(encoding='utf-8')).encode()
+    return {**files, **readme()}
+
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['--check']:
+        stale = [str(p.relative_to(ROOT)) for p, data in everything().items() if not p.exists() or p.read_bytes() != data]
+        sys.exit(f'stale: {", ".join(stale)}: run python .ci/pages.py' if stale else 0)
+    if sys.argv[1:]: sys.exit(__doc__)
+    for p, data in everything().items():
+        p.parent.mkdir(exist_ok=True)
+        p.write_bytes(data)
