@@ -17,6 +17,12 @@ config.read(ROOT/'settings.ini', encoding='utf-8')
 CFG = config['DEFAULT']
 COLAB = f"https://colab.research.google.com/github/{CFG['user']}/{CFG['repo']}/blob/{CFG['branch']}/nbs"
 BADGE = '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
+BADGES = f"""<!-- badges -->
+[![test]({CFG['git_url']}/actions/workflows/test.yml/badge.svg)]({CFG['git_url']}/actions/workflows/test.yml)
+{BADGE}({COLAB}/16_cifar10_40_epochs.ipynb)
+[![Python {CFG['min_python']}+](https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2)]({CFG['git_url']}/blob/{CFG['branch']}/settings.ini)
+[![Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-009E73)]({CFG['git_url']}/blob/{CFG['branch']}/LICENSE)
+[documentation]({CFG['doc_host']}{CFG['doc_baseurl']})"""
 SETUP = f"""#| hide
 # In Colab: fetch the repository, install it, go to its notebooks. Elsewhere this cell does nothing.
 if 'google.colab' in str(get_ipython()):
@@ -30,7 +36,9 @@ def linked(path):
     nb = nbformat.read(path, 4)
     for cell in nb.cells:
         if cell.cell_type == 'markdown':
-            cell.source = re.sub(r'\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)', f'{BADGE}({COLAB}/{path.name})', cell.source)
+            if cell.source.startswith('<!-- badges -->'): cell.source = BADGES
+            cell.source = re.sub(r'git clone https://\S+ && cd \S+', f"git clone {CFG['git_url']} && cd {CFG['repo']}", cell.source)
+            if path.stem != 'index': cell.source = re.sub(r'\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)', f'{BADGE}({COLAB}/{path.name})', cell.source)
         elif re.match(r"#\| hide\n# (In )?Colab", cell.source): cell.source = SETUP
     return nbformat.writes(nb) + '\n'
 

@@ -69,12 +69,14 @@ def keyed_steps(mean) -> list:
     return [A.PadIfNeeded(40, 40, border_mode=0, fill=fill), KeyedCrop(32, 32), KeyedCutOut(fill=fill, p=1), KeyedRotate(border_mode=0, fill=fill, p=1)]
 
 # %% ../nbs/04_augment.ipynb #04-023
+def _on(device, *values): return [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
+
 def normalise(
     images:Tensor, # (B,H,W,3) uint8
     mean, std,     # by channel, for pixels in [0,1]
 ) -> Tensor: # (B,3,H,W) float32 in channels_last memory, on the images' device
     "Pixels to numbers around 0: what a network sees at test time."
-    mean, std = (torch.tensor(v, device=images.device, dtype=torch.float32) for v in (mean, std))
+    mean, std = _on(images.device, mean, std)
     return ((images.float()/255 - mean)/std).permute(0,3,1,2)
 
 def crop(
@@ -123,6 +125,7 @@ def batches(
     bs:int, mean, std,
 ):
     "Yield (x, y): augmented (B,3,32,32) and labels (B,); the last batch may be smaller."
+    mean, std = _on(images.device, mean, std)       # once: a copy to the GPU in every batch would make it wait
     for i in order.split(bs): yield augment(images[i], table[i], mean, std), labels[i]
 
 class KeyedImages(Dataset):

@@ -40,7 +40,8 @@ def _download(url, part, size=None, timeout=30):
     have = part.stat().st_size if part.exists() else 0
     request = Request(_secure(url), headers={'Range': f'bytes={have}-'} if have else {})
     with build_opener(_SecureRedirects).open(request, timeout=timeout) as reply:
-        goes_on = reply.status == 206 and re.match(rf'bytes {have}-', reply.headers.get('Content-Range', ''))
+        goes_on = reply.status == 206
+        if goes_on and not re.match(rf'bytes {have}-', reply.headers.get('Content-Range', '')): raise ValueError('sent another part of the file than was asked for')
         if not goes_on: have = 0
         total = size or have + int(reply.headers.get('Content-Length', 0))
         with open(part, 'ab' if goes_on else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.stem) as bar:
@@ -66,15 +67,16 @@ def fetch(
     problems = []
     for url in urls:
         for _ in range(tries):
+            goes_on = part.exists()
             try:
                 _download(url, part, size, timeout)
                 if (got := file_hash(part)) != sha256: raise ValueError(f'wrong SHA-256 {got[:12]}…, expected {sha256[:12]}…')
                 os.replace(part, path)
                 return path
             except (OSError, ValueError, http.client.HTTPException) as e: problem = e
-            wrong = isinstance(problem, (ValueError, HTTPError))      # the mirror's answer is wrong: no use to ask again
-            if isinstance(problem, ValueError) or getattr(problem, 'code', 0) == 416: part.unlink(missing_ok=True)
-            if wrong: break
+            if isinstance(problem, (ValueError, HTTPError)):      # a wrong answer, not a broken connection
+                part.unlink(missing_ok=True)
+                if not goes_on: break                             # nothing old to blame: no use to ask this mirror again
         problems.append(f'{urlsplit(url).hostname}: {problem}')
     raise OSError(f"{path.name} could not be fetched ({'; '.join(problems) or 'no mirror was named'}): "
                   f'check the network, name another mirror, or put the file into {path.parent} yourself')

@@ -112,6 +112,8 @@ class Training:
         workers:int=None,        # None: augment in batches on the device; a number: by albumentations in so many processes
         on_step=None,            # called with the Training after every batch
     ):
+        if not save_every_s >= 0: raise ValueError(f'save_every_s must be at least 0, not {save_every_s}')
+        if workers is not None and workers < 0: raise ValueError(f'workers must be at least 0, not {workers}')
         self.device = pick_device(device)
         self.recipe = r = recipe.filled(self.device.type)
         self.folder, self.save_every_s, self.workers, self.on_step = folder and Path(folder), save_every_s, workers, on_step
@@ -216,7 +218,7 @@ class Training:
         self.open_epoch(state['at'], state['losses'], state['right'], state['seconds'])
         return self
 
-# %% ../nbs/08_train.ipynb #08-050
+# %% ../nbs/08_train.ipynb #08-054
 def load_run(
     folder:str|Path, # of a finished run
 ) -> SimpleNamespace: # folder, recipe, history (list of rows), metrics (what run.json holds), model (in eval mode)

@@ -1,0 +1,141 @@
+"Bad input: one sentence, exit code 2, and nothing lost or left behind."
+import hashlib, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from cifar_resnet.cli import explain_main, main
+from cifar_resnet.data import FOLDER
+
+TINY = '--dataset shapes10 --width 8 --epochs 1 --limit 100'.split()
+
+
+def contents(folder): return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(folder).rglob('*') if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp('run')/'a run with blanks – ü'
+    assert main([*TINY, '--out', str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize('argv, said', [
+    ('--dataset mnist', "no dataset 'mnist': choose cifar10 or shapes10"),
+    ('--recipe fastest', "no recipe 'fastest': choose strict"),
+    ('--norm btach', 'choose layer, batch'),
+    ('--norm group32 --width 16 --dataset shapes10', 'choose a larger width'),
+    ('--device gpu', "device 'gpu' cannot be used"),
+    ('--device cuda:99', 'cannot be used'),
+    ('--strides 1,2', 'four numbers'),
+    ('--strides 1,2,2,x', 'four numbers'),
+    ('--strides 1,2,2,3', 'each 1 or 2'),
+    ('--epochs 0', 'epochs must be positive'),
+    ('--epochs -3', 'epochs must be positive'),
+    ('--width 0', 'width must be positive'),
+    ('--batch_size 0', 'batch_size must be positive'),
+    ('--lr nan', 'lr must be a number'),
+    ('--lr -1', 'lr must be positive'),
+    ('--weight_decay inf', 'weight_decay must be a number'),
+    ('--plateau_factor 1', 'must be below 1'),
+    ('--seed -1', 'seed must be at least 0'),
+    ('--variant upside_down', 'choose clean or distractors'),
+    ('--dataset shapes10 --limit 1801', 'limit 1,801 is larger than the data: there are 1,800'),
+    ('--limit 0', 'limit must be positive'),
+    ('--resume', 'no run to resume'),
+    ('--dataset shapes10 --save_every_s -5', 'save_every_s must'),
+    ('--dataset shapes10 --workers -1', 'workers must'),
+])
+def test_bad_flags(argv, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CIFAR10_DIR', '/dev/null')         # a flag that were accepted would fail here, not train for hours
+    assert main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert said in err and err.count('\n') == 1 and not out
+    assert not list(tmp_path.rglob('*'))
+
+
+@pytest.mark.parametrize('argv', ['--epochs ten', '--lr fast', '--bogus 1', '--limit 1.5'])
+def test_flags_that_do_not_parse(argv, capsys):
+    with pytest.raises(SystemExit) as stop: main(argv.split())
+    assert stop.value.code == 2 and 'error:' in capsys.readouterr().err
+
+
+def test_unwritable_out(tmp_path, capsys):
+    (tmp_path/'file').write_text('x')
+    assert main([*TINY, '--out', str(tmp_path/'file'/'run')]) == 2
+    assert 'choose another --out' in capsys.readouterr().err
+    assert main([*TINY, '--out', str(tmp_path/'file')]) == 2
+    assert 'holds something else' in capsys.readouterr().err
+    assert (tmp_path/'file').read_text() == 'x'
+
+
+def test_read_only_out(tmp_path, capsys, monkeypatch):
+    def denied(*args, **kw): raise PermissionError(13, 'Permission denied', str(tmp_path))
+    monkeypatch.setattr(Path, 'mkdir', denied)
+    assert main([*TINY, '--out', str(tmp_path/'run')]) == 2
+    assert 'cannot be written (Permission denied): choose another --out' in capsys.readouterr().err
+
+
+def test_another_recipes_run_is_not_touched(finished, capsys):
+    before = contents(finished)
+    assert main([*TINY, '--out', str(finished), '--norm', 'batch']) == 2
+    assert 'holds a run with norm layer, not batch' in capsys.readouterr().err
+    assert main(['--out', str(finished)]) == 2
+    assert 'holds a run with dataset shapes10, not cifar10' in capsys.readouterr().err
+    assert main(['--out', str(finished), '--resume', '--epochs', '7']) == 2
+    assert 'with epochs 1, not 7' in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+def test_a_finished_run_is_only_reported(finished, capsys):
+    before = contents(finished)
+    assert main([*TINY, '--out', str(finished)]) == 0
+    assert 'test accuracy' in capsys.readouterr().out
+    assert main(['--out', str(finished), '--resume']) == 0
+    assert contents(finished) == before
+
+
+def test_data_folder_missing_or_damaged(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('CIFAR10_MIRRORS', 'https://127.0.0.1:9/nothing-here.tar.gz')
+    assert main(['--data_dir', str(tmp_path), '--out', str(tmp_path/'run')]) == 2
+    err = capsys.readouterr().err
+    assert 'could not be fetched (127.0.0.1: ' in err and 'name another mirror' in err and err.count('\n') == 1
+    (tmp_path/FOLDER).mkdir()
+    assert main(['--data_dir', str(tmp_path), '--out', str(tmp_path/'run')]) == 2
+    assert 'data_batch_1 is missing: expected 31,035,704 bytes' in capsys.readouterr().err
+    (tmp_path/FOLDER/'data_batch_1').write_bytes(b'x'*31_035_704)
+    assert main(['--data_dir', str(tmp_path), '--out', str(tmp_path/'run')]) == 2
+    assert 'data_batch_1 is damaged' in capsys.readouterr().err
+    assert (tmp_path/FOLDER/'data_batch_1').stat().st_size == 31_035_704 and not (tmp_path/'run').exists()
+
+
+@pytest.mark.parametrize('name, data, said', [
+    ('text.png', b'not a picture', 'cannot be read as a picture'), ('empty.jpg', b'', 'cannot be read as a picture'),
+    ('cut.png', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'cannot be read as a picture'), (None, None, 'there is no file')])
+def test_pictures_that_are_none(name, data, said, finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name: (tmp_path/name).write_bytes(data)
+    assert explain_main([name or 'gone.png', '--run', str(finished)]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1
+    assert {p.name for p in tmp_path.iterdir()} == ({name} if name else set())
+
+
+def test_explain_without_a_run(tmp_path, capsys, finished):
+    assert explain_main([str(finished/'curves.png'), '--run', str(tmp_path)]) == 2
+    assert 'holds no finished run' in capsys.readouterr().err
+
+
+def test_explain_a_picture(finished, tmp_path, capsys):
+    assert explain_main([str(finished/'curves.png'), '--run', str(finished), '--out', str(tmp_path/'where.png')]) == 0
+    out = capsys.readouterr().out
+    assert out.count('%') == 3 and (tmp_path/'where.png').stat().st_size > 1000
+
+
+def test_the_installed_commands():
+    for command in ('cifar_resnet', 'cifar_explain'):
+        done = subprocess.run([Path(sys.executable).parent/command, '--help'], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and '--out' in done.stdout, done.stderr
+    done = subprocess.run([Path(sys.executable).parent/'cifar_resnet', '--version'], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith('cifar_resnet ')

@@ -1,0 +1,25 @@
+"Importing the package opens no socket, and needs none of the tools it is developed with."
+import subprocess, sys
+from pathlib import Path
+
+MODULES = sorted(p.stem for p in Path(__import__('cifar_resnet').__file__).parent.glob('*.py') if not p.stem.startswith('_'))
+BLOCK = '''
+import socket, sys
+def refuse(*args, **kw): raise AssertionError(f"a socket was used at import: {args}")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+sys.modules["nbdev"] = sys.modules["execnb"] = sys.modules["captum"] = sys.modules["pytest"] = None
+'''
+
+
+def python(code): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+
+
+def test_every_module_imports_without_a_socket():
+    assert len(MODULES) >= 12
+    done = python(BLOCK + '\n'.join(f'import cifar_resnet.{m}' for m in MODULES))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_works():
+    done = python(BLOCK + 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")')
+    assert 'a socket was used at import' in done.stderr
