@@ -14,7 +14,8 @@ from pathlib import Path
 
 from . import __version__
 from .job import explain, job
-from .plots import save
+from .plots import png
+from .runs import write_atomic
 from .train import Recipe, load_run
 
 # %% ../nbs/13_cli.ipynb #13-008
@@ -92,7 +93,7 @@ def explain_main(argv:list=None) -> int: # exit code
     def action():
         answer, figure = explain(args.picture, load_run(args.run))
         out = args.out or f'{Path(args.picture).stem}-gradcam.png'
-        save(figure, out)
+        write_atomic(out, png(figure))
         for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
         print(f'where it looked: {out}')
     return _run('cifar_explain', action)

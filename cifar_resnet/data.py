@@ -182,6 +182,7 @@ def _draw(variant, g, n):
     labels = g.permutation(np.arange(n) % 10)
     image, base = _background(g, n)
     masks, centres, radii = {}, np.zeros((n,0,2)), np.zeros((n,0))
+    if variant == 'shortcut': centres, radii = np.full((n,1,2), 3.), np.full((n,1), 3.)       # where the tag will be
     size = (5, 7) if variant in ('clean', 'shortcut') else (4.2, 6)        # smaller where there must be room for more
 
     def add(shapes, kinds):
@@ -232,6 +233,6 @@ def read_picture(
     try:
         with Image.open(path) as file: picture = ImageOps.exif_transpose(file).convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
-        return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
+        return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} cannot be read as a picture: give a PNG, JPEG or another format that Pillow knows') from e

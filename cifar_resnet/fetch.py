@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/02_fetch.ipynb #02-007
 def file_hash(

@@ -132,7 +132,7 @@ def _warn_if_empty(maps):
 def _warn_if_cancelled(name, g, a):
     total = (g*a).flatten(1)
     if total.sum(1).abs().sum() < 1e-3*total.abs().sum():
-        warnings.warn(f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: the map shows where, but its strength means nothing; choose the output of a block', stacklevel=3)
+        warnings.warn(f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: the map shows where, but its strength means nothing; the last block has a strength', stacklevel=3)
 
 # %% ../nbs/09_gradcam.ipynb #09-046
 def upsample(
@@ -155,5 +155,5 @@ def overlay(
         scale = maps.max((1,2)) if scale=='image' else np.full(len(maps), maps.max())
     heat = np.clip(maps/np.maximum(np.asarray(scale, dtype=float).reshape(-1,1,1), 1e-12), 0, 1)
     grey = (images @ [.299, .587, .114]/255)[...,None].repeat(3, -1)
-    ink, cover = matplotlib.colormaps['inferno'](.25 + .75*heat)[...,:3], opacity*heat[...,None]**.7
+    ink, cover = matplotlib.colormaps['inferno'](.25 + .75*heat)[...,:3], opacity*heat[...,None]
     return np.uint8(np.clip(grey*(1-cover) + ink*cover, 0, 1)*255 + .5)

@@ -6,7 +6,7 @@
 __all__ = ['RESULTS', 'load_data', 'run_folder', 'open_run', 'test_once', 'judge', 'figures', 'job', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
-import hashlib, io, os
+import hashlib, io
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from . import plots
@@ -23,7 +23,7 @@ from .core import pick_device
 from .data import Images, cifar10, read_picture, shapes10
 from .evaluate import accuracy, confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
 from .gradcam import gradcam, overlay
-from .model import save_weights, summary
+from .model import summary, weights_file
 from .runs import provenance, read_json, write_atomic, write_history, write_json
 from .train import Recipe, Training, load_run
 
@@ -64,21 +64,16 @@ def open_run(training:Training, classes:tuple):
     except OSError as e: raise OSError(f'the run folder {folder} cannot be written ({e.strerror or e}): choose another --out') from e
 
 # %% ../nbs/11_job.ipynb #11-015
-def _replace(path, write):
-    "Let `write` fill a neighbour of `path`, then give it the name."
-    part = path.with_name(path.name + '.part')
-    write(part); os.replace(part, path)
-
 def test_once(training:Training, test:Images):
     "Weights and logits of a trained run to its folder; the test images are read unless that was done before."
     t, folder = training, training.folder
     if (folder/'logits.safetensors').exists(): return
     t.model.load_state_dict(t.best['weights'])
-    _replace(folder/'weights.safetensors', lambda p: save_weights(t.model, p, classes=list(test.classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset))
+    write_atomic(folder/'weights.safetensors', weights_file(t.model, classes=list(test.classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset))
     test = test.take(slice(t.recipe.limit))
     x = normalise(torch.from_numpy(test.images).to(t.device), t.mean, t.std)
     logits = dict(held_out=predict(t.model, t.valid_x), test=predict(t.model, x), held_out_labels=t.valid_y, test_labels=torch.from_numpy(test.labels))
-    _replace(folder/'logits.safetensors', lambda p: save_file(logits, p))
+    write_atomic(folder/'logits.safetensors', save(logits))
 
 def judge(folder:Path) -> dict: # what goes into run.json
     "Results from a run's stored logits."
@@ -169,11 +164,11 @@ def _seal(training, test):
     about = {**read_json(folder/'run.json'), **judge(folder), 'epoch': training.best['epoch'], 'train_seconds': sum(row['seconds'] for row in training.history)}
     write_json(folder/'run.json', about)
     run = load_run(folder)
-    for name, figure in figures(run, test).items(): _replace(folder/f'{name}.png', lambda p: figure.savefig(p, dpi=100, format='png'))
+    for name, figure in figures(run, test).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
     write_json(folder/'run.json', {**about, 'finished': True})
     return load_run(folder)
 
-# %% ../nbs/11_job.ipynb #11-034
+# %% ../nbs/11_job.ipynb #11-033
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`
