@@ -48,13 +48,13 @@ def readme():
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
     for cell in nb.cells:
-        if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = ''
+        if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = 'NOT SHOWN'
     body, resources = MarkdownExporter().from_notebook_node(nb)
     files = {}
     for i, (name, data) in enumerate(resources['outputs'].items()):
         files[ROOT/'nbs'/'images'/f'index_{i}.png'] = data
         body = body.replace(f'({name})', f'(nbs/images/index_{i}.png)')
-    body = re.sub(r'```python\s*```\n*', '', body)
+    body = re.sub(r'```\w*\nNOT SHOWN\n```\n*', '', body)
     body = re.sub(r'\]\((?!https?:|nbs/|#)', '](nbs/', body)
     return {ROOT/'README.md': (re.sub(r'\n{3,}', '\n\n', body).strip() + '\n').encode(), **files}
 

@@ -148,7 +148,7 @@ def _train(training, progress):
     "Train to the end, with a bar and a history file that grows."
     t, path = training, training.folder/'history.csv'
     total = len(t.losses)
-    with tqdm(total=t.recipe.epochs*total, initial=t.epoch*total + t.at, disable=not progress, unit='batch', dynamic_ncols=True, mininterval=.5) as bar:
+    with tqdm(total=t.recipe.epochs*total, initial=t.epoch*total + t.at, **({} if progress else dict(disable=True)), unit='batch', dynamic_ncols=True, mininterval=.5) as bar:
         t.on_step = lambda t: bar.update()
         write_history(path, t.history)
         for row in t:
