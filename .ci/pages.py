@@ -45,7 +45,7 @@ def linked(path):
 
 def readme():
     "README.md from index.ipynb: {path: bytes}, with the pictures that its cells drew."
-    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
+    nb = nbformat.reads(linked(ROOT/'nbs'/'index.ipynb'), 4)
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
     for cell in nb.cells:
         if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = 'NOT SHOWN'
