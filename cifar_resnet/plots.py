@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#777777'
 
 class Drawing(Figure):
-    "A matplotlib Figure that a notebook shows by itself. Pyplot does not know it: no global state, drawn once, freed when forgotten."
+    "A matplotlib Figure of so many inches that a notebook shows by itself. Pyplot does not know it: no global state, drawn once, freed when forgotten."
+    def __init__(self, width:float=6, height:float=3, layout:str=None): super().__init__(figsize=(width, height), layout=layout)
     def _repr_png_(self): return png(self)
 
 def png(fig:Figure) -> bytes:
@@ -28,7 +29,7 @@ def png(fig:Figure) -> bytes:
 
 def axes_grid(width, height, rows=1, cols=1, **kw):
     "A Drawing of so many inches and its axes (rows,cols)."
-    fig = Drawing(figsize=(width, height), layout='constrained')
+    fig = Drawing(width, height, 'constrained')
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
 # %% ../nbs/01_plots.ipynb #01-010
@@ -43,7 +44,7 @@ def picture_grid(
     "Pictures side by side, `cols` in a row, each under its title."
     rows, lines, head = max(1, -(-len(images)//cols)), (titles is not None) + (claims is not None), .32*bool(heading)
     width, height = cols*size, rows*(size + .17*lines) + head
-    fig = Drawing(figsize=(width, height))
+    fig = Drawing(width, height)
     if heading: fig.text(.5, 1 - .16/height, heading, fontsize=10, ha='center', va='center')
     for i, image in enumerate(images):
         x, y = i % cols*size, height - head - (i//cols + 1)*(size + .17*lines)
@@ -105,7 +106,7 @@ def map_pairs(
 ) -> Figure:
     "Pairs of Grad-CAM overlays, each under the class that it is the evidence for."
     cols = min(cols, max(len(left), 1)); rows = max(1, -(-len(left)//cols))
-    fig = Drawing(figsize=(max(cols*1.9, 4), rows*1.18 + .3), layout='constrained')
+    fig = Drawing(max(cols*1.9, 4), rows*1.18 + .3, 'constrained')
     for cell, l, r, p, t in zip(fig.subfigures(rows, cols, squeeze=False, wspace=.04).flat, left, right, predicted, true):
         for ax, image, name, colour in zip(cell.subplots(1, 2), (l, r), (p, t), (ORANGE, BLUE)):
             ax.imshow(image, interpolation='nearest'); ax.axis('off')
