@@ -27,7 +27,7 @@ SETUP = f"""#| hide
 # In Colab: fetch the repository, install it, go to its notebooks. Elsewhere this cell does nothing.
 if 'google.colab' in str(get_ipython()):
     !test -d /content/{CFG['repo']} || git clone -q --depth 1 -b {CFG['branch']} {CFG['git_url']} /content/{CFG['repo']}
-    %pip install -q /content/{CFG['repo']}
+    %pip install -q /content/{CFG['repo']} captum
     %cd -q /content/{CFG['repo']}/nbs"""
 
 

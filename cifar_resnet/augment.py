@@ -7,7 +7,7 @@ __all__ = ['CROP', 'HOLE', 'ANGLE', 'plain_augmentation', 'draws', 'KeyedCrop', 
            'normalise', 'crop', 'cutout', 'rotate', 'augment', 'batches', 'KeyedImages', 'albumentations_batches']
 
 # %% ../nbs/04_augment.ipynb #04-003
-import os
+import os, signal
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')   # else importing albumentations asks the network for its newest version
 
 import albumentations as A
@@ -135,8 +135,10 @@ class KeyedImages(Dataset):
     def __len__(self): return len(self.labels)
     def __getitem__(self, i): return self.compose(image=self.images[i], draw=self.table[i])['image'], self.labels[i]
 
+def _ignore_ctrl_c(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)       # the main process decides when to stop
+
 def albumentations_batches(images, labels, order, table, bs, mean, std, workers=0):
     "The same batches as `batches`, by albumentations in a DataLoader with `workers` processes."
     on_cpu = [t.cpu().numpy() for t in (images, labels, table)]
-    loader = DataLoader(KeyedImages(*on_cpu, mean), bs, sampler=order.tolist(), num_workers=workers)
+    loader = DataLoader(KeyedImages(*on_cpu, mean), bs, sampler=order.tolist(), num_workers=workers, worker_init_fn=_ignore_ctrl_c)
     for x, y in loader: yield normalise(x.to(images.device), mean, std), y.to(labels.device)

@@ -12,6 +12,8 @@ from dataclasses import fields
 from inspect import getsource
 from pathlib import Path
 
+import torch
+
 from . import __version__
 from .job import explain, job
 from .plots import png
@@ -44,18 +46,21 @@ def train_parser() -> ArgumentParser:
 # %% ../nbs/13_cli.ipynb #13-012
 def _sentence(e):
     "What an exception says, with the file's name first where the system's own words lack it."
+    if isinstance(e, torch.OutOfMemoryError): return 'the GPU has too little memory: choose a smaller --batch_size or --width'
     return f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename and e.strerror else ' '.join(str(e).split())
 
 def _run(name, action) -> int: # exit code
     "Call `action`; expected errors become one line on stderr."
-    warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {message}', file=sys.stderr)
-    try: action()
-    except (ValueError, OSError, FloatingPointError) as e:
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {message}', file=sys.stderr)
+            action()
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as e:
         if os.environ.get('CIFAR_RESNET_TRACEBACK'): raise
         print(f'{name}: {_sentence(e)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f'{name}: {e or "stopped"}; the same command with --resume goes on', file=sys.stderr)
+        print(f'{name}: {e}; the same command with --resume goes on' if str(e) else f'{name}: stopped', file=sys.stderr)
         return 130
     return 0
 

@@ -68,7 +68,7 @@ def _read_batch(path):
     if path.stat().st_size != size or file_hash(path, 'md5') != md5:
         raise ValueError(f'{path} is damaged: expected {size:,} bytes with MD5 {md5}, found {path.stat().st_size:,} bytes; {mend}')
     with open(path, 'rb') as f: batch = _ArraysOnly(f, encoding='bytes').load()
-    return batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1), np.array(batch[b'labels'])
+    return np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels'])
 
 # %% ../nbs/03_data.ipynb #03-016
 def data_folder(data_dir=None) -> Path:
@@ -81,6 +81,7 @@ def cifar10(
 ) -> tuple[Images,Images]: # 50,000 to train on and 10,000 to test
     "CIFAR-10, fetched if need be. Raises OSError or ValueError where a file is missing, damaged or out of reach."
     home = data_folder(data_dir)
+    if home.exists() and not home.is_dir(): raise NotADirectoryError(f'{home} is not a folder: name the one that contains {FOLDER}')
     if not (home/FOLDER).exists():
         urls = mirrors or os.environ.get('CIFAR10_MIRRORS', '').split() or MIRRORS
         archive = fetch(urls, home/ARCHIVE, ARCHIVE_SHA256, ARCHIVE_BYTES)
@@ -88,7 +89,7 @@ def cifar10(
         os.replace(home/f'{FOLDER}.part', home/FOLDER)
     parts = [_read_batch(home/FOLDER/name) for name in BATCHES]
     images, labels = (np.concatenate(p) for p in zip(*parts[:-1]))
-    return Images(images, labels, CIFAR10_CLASSES), Images(np.ascontiguousarray(parts[-1][0]), parts[-1][1], CIFAR10_CLASSES)
+    return Images(images, labels, CIFAR10_CLASSES), Images(*parts[-1], CIFAR10_CLASSES)
 
 # %% ../nbs/03_data.ipynb #03-025
 def mean_std(
@@ -220,7 +221,7 @@ def shapes10(
     n_test:int=500,
     seed:int=0,           # of the data; it has nothing to do with the seed of a run
 ) -> tuple[Images,Images]: # to train on, to test; each with masks
-    "Shapes-10: one object of ten classes on a noisy background, with masks of what is where. Drawn in a second, the same everywhere."
+    "Shapes-10: one object of ten classes on a noisy background, with masks of what is where. Drawn in a second, the same each time."
     if variant not in VARIANTS: raise ValueError(f'Shapes-10 has no variant {variant!r}: choose {", ".join(VARIANTS)}')
     return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
 
@@ -231,8 +232,12 @@ def read_picture(
 ) -> np.ndarray: # (side,side,3) uint8
     "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Raises ValueError if it is none."
     try:
-        with Image.open(path) as file: picture = ImageOps.exif_transpose(file).convert('RGBA')
+        with Image.open(path) as file: picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith('I'): picture = picture.point(lambda v: v*(1/257)).convert('L')      # 16 bits a pixel
+        picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
         return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
-    except Exception as e: raise ValueError(f'{path} cannot be read as a picture: give a PNG, JPEG or another format that Pillow knows') from e
+    except Exception as e:
+        if getattr(e, 'errno', None): raise
+        raise ValueError(f'{path} cannot be read as a picture: give a PNG, JPEG or another format that Pillow knows') from e

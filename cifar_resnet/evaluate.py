@@ -29,7 +29,8 @@ def predict(
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(device.type, amp, enabled=amp is not None):
-            return torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu().clone()
+            logits = torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu()
+        return logits.clone()            # outside: a normal tensor, which may enter a graph
     finally:
         for m, mode in modes.items(): m.training = mode
 

@@ -30,8 +30,9 @@ def _secure(url):
     raise ValueError(f'{url} is not https')
 
 class _SecureRedirects(HTTPRedirectHandler):
-    "Follow a redirect only to where `_secure` lets us go."
+    "Follow a redirect only to where `_secure` lets us go, and never from https to http."
     def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.full_url.startswith('https:') and not newurl.startswith('https:'): raise ValueError(f'{newurl} is not https')
         return super().redirect_request(req, fp, code, msg, headers, _secure(newurl))
 
 # %% ../nbs/02_fetch.ipynb #02-015

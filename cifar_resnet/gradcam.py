@@ -130,8 +130,8 @@ def _warn_if_empty(maps):
     if empty: warnings.warn(f'no positive evidence for the class in image{"s"*(len(empty)>1)} {", ".join(map(str, empty[:10]))}{" …"*(len(empty)>10)}: the map is 0 everywhere', stacklevel=3)
 
 def _warn_if_cancelled(name, g, a):
-    total = (g*a).flatten(1)
-    if total.sum(1).abs().sum() < 1e-3*total.abs().sum():
+    total = (g*a).flatten(-3)
+    if total.sum(-1).abs().sum() < 1e-3*total.abs().sum():
         warnings.warn(f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: the map shows where, but its strength means nothing; the last block has a strength', stacklevel=3)
 
 # %% ../nbs/09_gradcam.ipynb #09-046

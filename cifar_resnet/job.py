@@ -23,7 +23,7 @@ from .core import pick_device
 from .data import Images, cifar10, read_picture, shapes10
 from .evaluate import accuracy, confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
 from .gradcam import gradcam, overlay
-from .model import summary, weights_file
+from .model import load_weights, summary, weights_file
 from .runs import provenance, read_json, write_atomic, write_history, write_json
 from .train import Recipe, Training, load_run
 
@@ -69,10 +69,13 @@ def test_once(training:Training, test:Images):
     t, folder = training, training.folder
     if (folder/'logits.safetensors').exists(): return
     t.model.load_state_dict(t.best['weights'])
-    write_atomic(folder/'weights.safetensors', weights_file(t.model, classes=list(test.classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset))
+    path = folder/'weights.safetensors'
+    write_atomic(path, weights_file(t.model, classes=list(test.classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset))
     test = test.take(slice(t.recipe.limit))
     x = normalise(torch.from_numpy(test.images).to(t.device), t.mean, t.std)
-    logits = dict(held_out=predict(t.model, t.valid_x), test=predict(t.model, x), held_out_labels=t.valid_y, test_labels=torch.from_numpy(test.labels))
+    model = load_weights(path).to(t.device, memory_format=torch.channels_last)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): held_out, tested = predict(model, t.valid_x), predict(model, x)
+    logits = dict(held_out=held_out, test=tested, held_out_labels=t.valid_y, test_labels=torch.from_numpy(test.labels))
     write_atomic(folder/'logits.safetensors', save(logits))
 
 def judge(folder:Path) -> dict: # what goes into run.json

@@ -33,6 +33,7 @@ def write_atomic(
     if os.name == 'posix':
         folder = os.open(path.parent, os.O_RDONLY)
         try: os.fsync(folder)
+        except OSError: pass             # some mounted drives cannot; the new file is there all the same
         finally: os.close(folder)
 
 # %% ../nbs/07_runs.ipynb #07-011
@@ -109,21 +110,33 @@ def stop_signals():
 # %% ../nbs/07_runs.ipynb #07-028
 PACKAGES = 'cifar_resnet torch torchvision albumentations opencv-python-headless numpy safetensors'.split()
 
-def _git(*command):
-    "What git answers about the folder of this package; None where it is not a checkout."
-    try: return subprocess.run(['git', '-C', str(Path(__file__).parent if '__file__' in globals() else '.'), *command], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def _git(folder, *command):
+    "What git answers about a folder; None where there is no git or no checkout."
+    try: return subprocess.run(['git', '-C', str(folder), *command], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError): return None
+
+def _checkout():
+    "The checkout of this package: around the package itself, or (installed plainly, as in Colab) around the working folder. None if neither."
+    for folder in (Path(__file__).parent if '__file__' in globals() else '.', '.'):
+        top = _git(folder, 'rev-parse', '--show-toplevel')
+        if top and (Path(top)/'cifar_resnet'/'runs.py').exists(): return top
 
 def _version(package):
     try: return version(package)
     except ImportError: return None
 
+def _processor():
+    "The processor's name, where the system tells."
+    try: return next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
+    except (OSError, StopIteration): return platform.processor() or platform.machine()
+
 def provenance(device:torch.device) -> dict:
     "Versions, hardware, threads and git revision: what a number depends on besides the recipe."
     cuda = device.type == 'cuda'
-    name = torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
-    revision = _git('rev-parse', 'HEAD')
+    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    top = _checkout()
+    revision = top and _git(top, 'rev-parse', 'HEAD')
     return dict(versions={'python': platform.python_version(), **{p: _version(p) for p in PACKAGES}}, system=f'{platform.system()} {platform.machine()}',
                 device=str(device), hardware=name, cpus=os.cpu_count(), threads=torch.get_num_threads(),
                 deterministic=torch.are_deterministic_algorithms_enabled(), cudnn_benchmark=torch.backends.cudnn.benchmark,
-                git_revision=revision, git_clean=revision and _git('status', '--porcelain', '--untracked-files=no') == '')
+                git_revision=revision, git_clean=revision and _git(top, 'status', '--porcelain', '--untracked-files=no') == '')

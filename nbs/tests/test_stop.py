@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TINY = '--dataset shapes10 --width 8 --epochs 6 --limit 640 --batch_size 32'.split()
+TINY = '--dataset shapes10 --width 8 --epochs 6 --limit 640 --batch_size 32 --device cpu'.split()
 COMMAND = Path(sys.executable).parent/'cifar_resnet'
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
