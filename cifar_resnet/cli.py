@@ -7,12 +7,13 @@ __all__ = ['train_parser', 'main', 'explain_main']
 
 # %% ../nbs/13_cli.ipynb #13-003
 import os, re, shutil, sys, warnings
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentParser
 from dataclasses import fields
 from inspect import getsource
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from . import __version__
 from .job import explain, job
@@ -25,8 +26,12 @@ def _comments(cls):
     "The comment beside each field of a dataclass: name -> text."
     return dict(re.findall(r'^    (\w+):[^#\n]*#\s*(.*?)\s*$', getsource(cls), re.M))
 
+class _Parser(ArgumentParser):
+    "Says what is wrong with a flag in one sentence."
+    def error(self, message): self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
+
 def _parser(name, does):
-    return ArgumentParser(prog=name, description=does, epilog='Errors are one sentence; CIFAR_RESNET_TRACEBACK=1 shows where they came from.')
+    return _Parser(prog=name, description=does, allow_abbrev=False, epilog='Errors are one sentence; CIFAR_RESNET_TRACEBACK=1 shows where they came from.')
 
 def train_parser() -> ArgumentParser:
     "The flags of `cifar_resnet`."
@@ -46,7 +51,7 @@ def train_parser() -> ArgumentParser:
 # %% ../nbs/13_cli.ipynb #13-012
 def _sentence(e):
     "What an exception says, with the file's name first where the system's own words lack it."
-    if isinstance(e, torch.OutOfMemoryError): return 'the GPU has too little memory: choose a smaller --batch_size or --width'
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return 'there is too little memory: choose a smaller --batch_size or --width'
     return f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename and e.strerror else ' '.join(str(e).split())
 
 def _run(name, action) -> int: # exit code
@@ -55,7 +60,7 @@ def _run(name, action) -> int: # exit code
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {message}', file=sys.stderr)
             action()
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as e:
+    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, SafetensorError) as e:
         if os.environ.get('CIFAR_RESNET_TRACEBACK'): raise
         print(f'{name}: {_sentence(e)}', file=sys.stderr)
         return 2
@@ -74,15 +79,17 @@ def _report(run):
 
 def _publish(run, folder):
     "Copy numbers, history, table and figures of a run to another folder."
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in ('run.json', 'history.csv', 'summary.txt', *(f'{n}.png' for n in ('curves', 'misclassified', 'gradcam', 'confusion'))): shutil.copyfile(run.folder/name, Path(folder)/name)
+    for name in ('run.json', 'history.csv', 'summary.txt', *(f'{n}.png' for n in ('curves', 'misclassified', 'gradcam', 'confusion'))):
+        write_atomic(folder/name, (run.folder/name).read_bytes())
 
 def main(argv:list=None) -> int: # exit code
     "The command `cifar_resnet`."
     args = vars(train_parser().parse_args(argv))
     publish = args.pop('publish')
+    publish = publish and Path(publish).expanduser()
     typed = {f.name: args.pop(f.name) for f in fields(Recipe)}
     def action():
+        if publish: publish.mkdir(parents=True, exist_ok=True)        # now, not after an hour
         run = job({k: v for k,v in typed.items() if v is not None}, **args)
         if publish: _publish(run, publish)
         _report(run)
@@ -96,8 +103,10 @@ def explain_main(argv:list=None) -> int: # exit code
     parser.add_argument('--out', metavar='FILE', help='the figure; default: PICTURE-gradcam.png in this folder')
     args = parser.parse_args(argv)
     def action():
-        answer, figure = explain(args.picture, load_run(args.run))
-        out = args.out or f'{Path(args.picture).stem}-gradcam.png'
+        picture = Path(args.picture).expanduser()
+        out = Path(args.out or f'{picture.stem}-gradcam.png').expanduser()
+        if out.exists() and (not out.is_file() or out.samefile(picture)): raise ValueError(f'{out} is not a place for the figure: choose another --out')
+        answer, figure = explain(picture, load_run(args.run))
         write_atomic(out, png(figure))
         for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
         print(f'where it looked: {out}')

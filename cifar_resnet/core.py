@@ -36,8 +36,10 @@ def pick_device(
 ) -> torch.device: # one that works: a tensor was put on it
     "The device called `name`; 'auto' is the GPU if there is one. Raises ValueError for a device that is not there."
     if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as e:
+    try:
+        (one := torch.ones(1, device=name)).sum().item()
+        return one.device
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
         here = 'auto, cpu, cuda' if torch.cuda.is_available() else 'auto or cpu (no GPU is visible here)'
         raise ValueError(f'device {name!r} cannot be used: choose {here}') from e
 

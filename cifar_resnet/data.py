@@ -233,6 +233,7 @@ def read_picture(
     "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Raises ValueError if it is none."
     try:
         with Image.open(path) as file: picture = ImageOps.exif_transpose(file)
+        if picture.mode == 'F': raise ValueError('its pixels are floating point numbers')
         if picture.mode.startswith('I'): picture = picture.point(lambda v: v*(1/257)).convert('L')      # 16 bits a pixel
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')

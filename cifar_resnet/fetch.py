@@ -78,7 +78,7 @@ def fetch(
             if isinstance(problem, (ValueError, HTTPError)):      # a wrong answer, not a broken connection
                 part.unlink(missing_ok=True)
                 if not goes_on: break                             # nothing old to blame: no use to ask this mirror again
-        problems.append(f'{urlsplit(url).hostname}: {problem}')
+        problems.append(f"{url.partition('://')[2].partition('/')[0] or url}: {problem}")
     raise OSError(f"{path.name} could not be fetched ({'; '.join(problems) or 'no mirror was named'}): "
                   f'check the network, name another mirror, or put the file into {path.parent} yourself')
 

@@ -24,8 +24,8 @@ from .data import Images, cifar10, read_picture, shapes10
 from .evaluate import accuracy, confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
 from .gradcam import gradcam, overlay
 from .model import load_weights, summary, weights_file
-from .runs import provenance, read_json, write_atomic, write_history, write_json
-from .train import Recipe, Training, load_run
+from .runs import only_one, provenance, read_json, write_atomic, write_history, write_json
+from .train import Recipe, Training, load_run, read_about
 
 # %% ../nbs/11_job.ipynb #11-008
 def load_data(recipe:Recipe, data_dir=None) -> tuple[Images,Images]:
@@ -48,20 +48,22 @@ def _npz(**arrays):
     buffer = io.BytesIO(); np.savez(buffer, **arrays)
     return buffer.getvalue()
 
+def _unwritable(folder, e): return OSError(f'the run folder {folder} cannot be written ({e.strerror or e}): choose another --out')
+
 def open_run(training:Training, classes:tuple):
-    "Make the folder of a new run: run.json without results, the split, the model's table. Raises OSError if it cannot be written."
+    "Begin the folder of a new run: run.json without results, the split, the model's table. Raises OSError if it cannot be written."
     folder, t = training.folder, training
     split = _npz(fit=t.fit, held=t.held)
     about = dict(finished=False, recipe=asdict(t.recipe), recipe_hash=t.recipe.hash(), seed=t.recipe.seed, data_sha256=t.data_sha256,
                  split_sha256=hashlib.sha256(np.concatenate([t.fit, [-1], t.held]).astype('<i8').tobytes()).hexdigest(), classes=list(classes), mean=t.mean, std=t.std,
                  parameters=sum(p.numel() for p in t.model.parameters()), augmentation='batched' if t.workers is None else 'albumentations',
                  amp=str(t.amp), **provenance(t.device), resumed_at=[], **{k: None for k in RESULTS})
+    for stale in ('logits.safetensors', 'weights.safetensors'): (folder/stale).unlink(missing_ok=True)     # of a run that lost its checkpoints
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder/'run.json', about)
         write_atomic(folder/'split.npz', split)
         write_atomic(folder/'summary.txt', summary(t.model) + '\n')
-    except OSError as e: raise OSError(f'the run folder {folder} cannot be written ({e.strerror or e}): choose another --out') from e
+    except OSError as e: raise _unwritable(folder, e) from e
 
 # %% ../nbs/11_job.ipynb #11-015
 def test_once(training:Training, test:Images):
@@ -124,7 +126,7 @@ def job(
     full = Recipe(**asked).filled(kind)
     folder = Path(out).expanduser() if out else run_folder(full)
     if (folder/'run.json').exists():
-        about = read_json(folder/'run.json')
+        about = read_about(folder)
         saved = asdict(Recipe(**about['recipe']))
         usual = {k: v for k,v in asdict(full).items() if k in asked or k != 'batch_size'}
         _refuse_other(folder, saved, {k: getattr(full, k) for k in asked} if resume else usual)
@@ -132,19 +134,21 @@ def job(
         if not resume: raise ValueError(f'{folder} holds an unfinished run of this recipe: add --resume to go on with it, or choose another --out')
         full = Recipe(**about['recipe'])
     elif resume: raise FileNotFoundError(f'{folder} holds no run to resume: leave --resume out, or name the folder by --out')
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
+    elif folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())): raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
 
     train, test = load_data(full, data_dir)
     options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers)
-    if resume and any((folder/'checkpoints').glob('*.pt')):
-        training = Training.resume(train=train, **options)
-        write_json(folder/'run.json', {**about, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
-    else:
-        training = Training(full, train, **options)
-        open_run(training, train.classes)
-    _train(training, progress)
-    test_once(training, test)
-    return _seal(training, test)
+    going_on = resume and any((folder/'checkpoints').glob('*.pt'))
+    training = Training.resume(train=train, **options) if going_on else Training(full, train, **options)
+    if training.recipe != full: raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json: remove them to start anew')
+    try: (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise _unwritable(folder, e) from e
+    with only_one(folder/'checkpoints'):
+        if going_on: write_json(folder/'run.json', {**about, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
+        else: open_run(training, train.classes)
+        _train(training, progress)
+        test_once(training, test)
+        return _seal(training, test)
 
 # %% ../nbs/11_job.ipynb #11-021
 def _train(training, progress):
@@ -166,7 +170,7 @@ def _seal(training, test):
     folder = training.folder
     about = {**read_json(folder/'run.json'), **judge(folder), 'epoch': training.best['epoch'], 'train_seconds': sum(row['seconds'] for row in training.history)}
     write_json(folder/'run.json', about)
-    run = load_run(folder)
+    run = load_run(folder, finished=False)
     for name, figure in figures(run, test).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
     write_json(folder/'run.json', {**about, 'finished': True})
     return load_run(folder)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'PACKAGES', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history', 'save_checkpoint',
-           'load_checkpoint', 'stop_signals', 'provenance']
+           'load_checkpoint', 'stop_signals', 'only_one', 'provenance']
 
 # %% ../nbs/07_runs.ipynb #07-003
 import csv, hashlib, io, json, os, platform, signal, subprocess, sys, threading, time, warnings
@@ -13,6 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+try: import fcntl
+except ImportError: fcntl = None      # Windows
 
 # %% ../nbs/07_runs.ipynb #07-008
 def write_atomic(
@@ -27,8 +30,9 @@ def write_atomic(
             f.write(data); f.flush(); os.fsync(f.fileno())
         if part.read_bytes() != data: raise OSError(f'{path.name} was not written as it should: the disk returned other bytes')
         os.replace(part, path)
-    except BaseException:
+    except BaseException as e:
         part.unlink(missing_ok=True)
+        if isinstance(e, OSError): raise OSError(e.errno, e.strerror or str(e), str(path)) from e
         raise
     if os.name == 'posix':
         folder = os.open(path.parent, os.O_RDONLY)
@@ -51,8 +55,10 @@ def write_history(path:str|Path, rows:list[dict]):
     write_atomic(path, out.getvalue())
 
 def read_history(path:str|Path) -> list[dict]:
-    "The rows that `write_history` wrote."
-    with open(path, newline='', encoding='utf-8') as f: return [{k: HISTORY[k](v) for k,v in row.items()} for row in csv.DictReader(f)]
+    "The rows that `write_history` wrote. Raises ValueError if they are not."
+    try:
+        with open(path, newline='', encoding='utf-8') as f: return [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
+    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
 
 # %% ../nbs/07_runs.ipynb #07-015
 def save_checkpoint(
@@ -88,7 +94,7 @@ def load_checkpoint(
         else:
             if damaged: warnings.warn(f'going back to {path.name}, since a newer checkpoint cannot be used ({"; ".join(damaged)})')
             return state
-    raise FileNotFoundError(f'no usable checkpoint in {folder} ({"; ".join(damaged) or "there is none"})')
+    raise FileNotFoundError(f'no usable checkpoint in {folder} ({"; ".join(damaged) or "there is none"}): remove that folder to start anew')
 
 # %% ../nbs/07_runs.ipynb #07-025
 @contextmanager
@@ -107,7 +113,19 @@ def stop_signals():
     finally:
         for s, old in usual.items(): signal.signal(s, old)
 
-# %% ../nbs/07_runs.ipynb #07-028
+# %% ../nbs/07_runs.ipynb #07-029
+@contextmanager
+def only_one(folder:str|Path):
+    "Hold the lock of a run folder inside the block. Raises ValueError if another process holds it. (Without effect on Windows.)"
+    if fcntl is None:
+        yield
+        return
+    with open(Path(folder)/'.lock', 'w') as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f'another process is at work in {folder}: wait for it, or choose another --out') from None
+        yield
+
+# %% ../nbs/07_runs.ipynb #07-032
 PACKAGES = 'cifar_resnet torch torchvision albumentations opencv-python-headless numpy safetensors'.split()
 
 def _git(folder, *command):

@@ -1,11 +1,12 @@
 "Bad input: one sentence, exit code 2, and nothing lost or left behind."
-import hashlib, subprocess, sys
+import hashlib, json, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 from cifar_resnet.cli import explain_main, main
 from cifar_resnet.data import FOLDER
+from cifar_resnet.runs import only_one
 
 TINY = '--dataset shapes10 --width 8 --epochs 1 --limit 100'.split()
 
@@ -45,6 +46,9 @@ def finished(tmp_path_factory):
     ('--resume', 'no run to resume'),
     ('--dataset shapes10 --save_every_s -5', 'save_every_s must'),
     ('--dataset shapes10 --workers -1', 'workers must'),
+    ('--width 100000', 'width must be at most'),
+    ('--batch_size 1000000000000', 'batch_size must be at most'),
+    ('--device meta', "device 'meta' cannot be used"),
 ])
 def test_bad_flags(argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -55,10 +59,11 @@ def test_bad_flags(argv, said, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob('*'))
 
 
-@pytest.mark.parametrize('argv', ['--epochs ten', '--lr fast', '--bogus 1', '--limit 1.5'])
+@pytest.mark.parametrize('argv', ['--epochs ten', '--lr fast', '--bogus 1', '--limit 1.5', '--lim 5'])
 def test_flags_that_do_not_parse(argv, capsys):
     with pytest.raises(SystemExit) as stop: main(argv.split())
-    assert stop.value.code == 2 and 'error:' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count('\n') == 1 and '--help lists the flags' in err
 
 
 def test_unwritable_out(tmp_path, capsys):
@@ -88,6 +93,53 @@ def test_another_recipes_run_is_not_touched(finished, capsys):
     assert contents(finished) == before
 
 
+@pytest.mark.parametrize('name, data, said', [
+    ('run.json', b'', 'run.json is damaged'), ('run.json', b'[]', 'run.json is damaged'), ('run.json', b'{"recipe": null, "finished": true}', 'run.json is damaged'),
+    ('history.csv', b'epoch,lr\n1,2\n', 'history.csv is damaged'), ('weights.safetensors', b'garbage', 'does not hold the weights')])
+def test_a_damaged_run(name, data, said, finished, tmp_path, capsys):
+    run = tmp_path/'run'
+    shutil.copytree(finished, run)
+    (run/name).write_bytes(data)
+    for command in (lambda: main([*TINY, '--out', str(run)]), lambda: explain_main([str(finished/'curves.png'), '--run', str(run), '--out', str(tmp_path/'x.png')])):
+        assert command() == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count('\n') == 1
+    assert (run/name).read_bytes() == data
+
+
+def test_all_checkpoints_damaged_or_of_another_recipe(finished, tmp_path, capsys):
+    run = tmp_path/'run'
+    shutil.copytree(finished, run)
+    about = json.loads((run/'run.json').read_text())
+    (run/'run.json').write_text(json.dumps({**about, 'finished': False, 'recipe': {**about['recipe'], 'seed': 5}}))
+    assert main(['--out', str(run), '--resume']) == 2
+    assert 'belong to another recipe than its run.json' in capsys.readouterr().err
+    (run/'run.json').write_text(json.dumps({**about, 'finished': False}))
+    for checkpoint in (run/'checkpoints').glob('*.pt'): checkpoint.write_bytes(b'damaged')
+    assert main(['--out', str(run), '--resume']) == 2
+    err = capsys.readouterr().err
+    assert 'no usable checkpoint' in err and 'to start anew' in err and err.count('\n') == 1
+
+
+def test_a_second_process_is_kept_out(finished, tmp_path, capsys):
+    run = tmp_path/'run'
+    shutil.copytree(finished, run)
+    about = json.loads((run/'run.json').read_text())
+    (run/'run.json').write_text(json.dumps({**about, 'finished': False}))
+    with only_one(run/'checkpoints'):
+        assert main(['--out', str(run), '--resume']) == 2
+        assert 'another process is at work' in capsys.readouterr().err
+    assert main(['--out', str(run), '--resume']) == 0
+
+
+def test_explain_does_not_write_over_its_picture(finished, tmp_path, capsys):
+    picture = tmp_path/'picture.png'
+    shutil.copyfile(finished/'curves.png', picture)
+    before = picture.read_bytes()
+    assert explain_main([str(picture), '--run', str(finished), '--out', str(picture)]) == 2
+    assert 'choose another --out' in capsys.readouterr().err and picture.read_bytes() == before
+
+
 def test_a_finished_run_is_only_reported(finished, capsys):
     before = contents(finished)
     assert main([*TINY, '--out', str(finished)]) == 0
@@ -100,7 +152,7 @@ def test_data_folder_missing_or_damaged(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('CIFAR10_MIRRORS', 'https://127.0.0.1:9/nothing-here.tar.gz')
     assert main(['--data_dir', str(tmp_path), '--out', str(tmp_path/'run')]) == 2
     err = capsys.readouterr().err
-    assert 'could not be fetched (127.0.0.1: ' in err and 'name another mirror' in err and err.count('\n') == 1
+    assert 'could not be fetched (127.0.0.1:9: ' in err and 'name another mirror' in err and err.count('\n') == 1
     (tmp_path/FOLDER).mkdir()
     assert main(['--data_dir', str(tmp_path), '--out', str(tmp_path/'run')]) == 2
     assert 'data_batch_1 is missing: expected 31,035,704 bytes' in capsys.readouterr().err
