@@ -134,7 +134,7 @@ def _warn_if_cancelled(name, g, a):
     if total.sum(-1).abs().sum() < 1e-3*total.abs().sum():
         warnings.warn(f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: the map shows where, but its strength means nothing; the last block has a strength', stacklevel=3)
 
-# %% ../nbs/09_gradcam.ipynb #09-046
+# %% ../nbs/09_gradcam.ipynb #09-048
 def upsample(
     maps:Tensor, # (B,h,w) or (B,C,h,w)
     size:tuple=(32,32),

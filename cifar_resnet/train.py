@@ -250,7 +250,7 @@ def run_epoch(self:Training):
 def __iter__(self:Training):
     while self.epoch < self.recipe.epochs: yield self.run_epoch()
 
-# %% ../nbs/08_train.ipynb #08-068
+# %% ../nbs/08_train.ipynb #08-070
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:
