@@ -12,6 +12,7 @@ import io
 import numpy as np
 from IPython.display import Markdown
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # %% ../nbs/01_plots.ipynb #01-006
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#777777'
@@ -130,7 +131,7 @@ def confusion(
     ax.set(xlabel='predicted', ylabel='true', xticks=range(len(classes)), yticks=range(len(classes)))
     ax.set_xticklabels(classes, rotation=45, ha='right', rotation_mode='anchor', fontsize=8)
     ax.set_yticklabels(classes, fontsize=8)
-    fig.colorbar(image, ax=ax, shrink=.7, label='share of the true class', format='{x:.0%}')
+    fig.colorbar(image, ax=ax, shrink=.7, label='share of the true class', format='{x:.0%}', ticks=MaxNLocator(5, steps=[1,2,5,10]))
     return fig
 
 # %% ../nbs/01_plots.ipynb #01-031
