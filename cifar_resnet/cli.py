@@ -6,7 +6,7 @@
 __all__ = ['train_parser', 'main', 'explain_main']
 
 # %% ../nbs/13_cli.ipynb #13-003
-import os, re, shutil, sys, warnings
+import os, re, sys, warnings
 from argparse import ArgumentParser
 from dataclasses import fields
 from inspect import getsource

@@ -8,7 +8,7 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'B
            'mean_std', 'split', 'shapes10', 'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, io, os, pickle
+import hashlib, os, pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 

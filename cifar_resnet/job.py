@@ -7,7 +7,7 @@ __all__ = ['RESULTS', 'load_data', 'run_folder', 'open_run', 'test_once', 'judge
 
 # %% ../nbs/11_job.ipynb #11-003
 import hashlib, io
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -11,8 +11,6 @@ import json, math
 from functools import partial
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 import torchinfo
 from safetensors import safe_open
 from safetensors.torch import save

@@ -7,7 +7,7 @@ __all__ = ['HISTORY', 'PACKAGES', 'write_atomic', 'write_json', 'read_json', 'wr
            'load_checkpoint', 'stop_signals', 'only_one', 'provenance']
 
 # %% ../nbs/07_runs.ipynb #07-003
-import csv, hashlib, io, json, os, platform, signal, subprocess, sys, threading, time, warnings
+import csv, hashlib, io, json, os, platform, signal, subprocess, sys, threading, warnings
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
