@@ -44,6 +44,7 @@ def train_parser() -> ArgumentParser:
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--workers', type=int, metavar='INT', help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
+    add('--no_test', action='store_true', help='leave the test set closed: results and figures are of held-out images')
     add('--publish', metavar='DIR', help='also copy what is small and worth showing (numbers, history, table, figures) to this folder')
     add('--version', action='version', version=f'cifar_resnet {__version__}')
     return parser
@@ -72,8 +73,10 @@ def _run(name, action) -> int: # exit code
 # %% ../nbs/13_cli.ipynb #13-014
 def _report(run):
     "A few lines about a finished run."
-    m, (low, high) = run.metrics, run.metrics['test_accuracy_ci95']
-    print(f'test accuracy {m["test_accuracy"]:.2%} (95% interval {low:.2%} to {high:.2%}), {m["misclassified"]:,} misclassified\n'
+    m = run.metrics
+    name, part, rest = ('test', 'test', f'{m["misclassified"]:,} misclassified') if m['test_reads'] else ('held-out', 'valid', 'the test set was not read')
+    low, high = m[f'{part}_accuracy_ci95']
+    print(f'{name} accuracy {m[f"{part}_accuracy"]:.2%} (95% interval {low:.2%} to {high:.2%}), {rest}\n'
           f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for {m["train_seconds"]:,.0f} s\n'
           f'figures, weights and numbers: {run.folder}')
 
@@ -85,6 +88,7 @@ def _publish(run, folder):
 def main(argv:list=None) -> int: # exit code
     "The command `cifar_resnet`."
     args = vars(train_parser().parse_args(argv))
+    args['read_test'] = not args.pop('no_test')
     publish = args.pop('publish')
     publish = publish and Path(publish).expanduser()
     typed = {f.name: args.pop(f.name) for f in fields(Recipe)}
