@@ -7,7 +7,7 @@ __all__ = ['train_parser', 'main', 'explain_main']
 
 # %% ../nbs/13_cli.ipynb #13-003
 import os, re, sys, warnings
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import fields
 from inspect import getsource
 from pathlib import Path
@@ -26,6 +26,11 @@ def _comments(cls):
     "The comment beside each field of a dataclass: name -> text."
     return dict(re.findall(r'^    (\w+):[^#\n]*#\s*(.*?)\s*$', getsource(cls), re.M))
 
+def _path(text):
+    "A path, with `~` filled in."
+    try: return Path(text).expanduser()
+    except RuntimeError: raise ArgumentTypeError(f'there is no home folder {text.split("/")[0]}') from None
+
 class _Parser(ArgumentParser):
     "Says what is wrong with a flag in one sentence."
     def error(self, message): self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
@@ -38,14 +43,14 @@ def train_parser() -> ArgumentParser:
     parser = _parser('cifar_resnet', 'Train a LayerNorm-only ResNet-18, test it once, and draw the figures into a run folder.')
     add, said = parser.add_argument, _comments(Recipe)
     for f in fields(Recipe): add(f'--{f.name}', type=f.type if f.type in (int, float) else str, metavar=f.type.__name__.upper() if f.type in (int, float) else 'TEXT', help=said[f.name])
-    add('--data_dir', metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
-    add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
+    add('--data_dir', type=_path, metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
+    add('--out', type=_path, metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
     add('--device', default='auto', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--workers', type=int, metavar='INT', help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
     add('--no_test', action='store_true', help='leave the test set closed: results and figures are of held-out images')
-    add('--publish', metavar='DIR', help='also copy what is small and worth showing (numbers, history, table, figures) to this folder')
+    add('--publish', type=_path, metavar='DIR', help='also copy what is small and worth showing (numbers, history, table, figures) to this folder')
     add('--version', action='version', version=f'cifar_resnet {__version__}')
     return parser
 
@@ -57,6 +62,8 @@ def _sentence(e):
 
 def _run(name, action) -> int: # exit code
     "Call `action`; expected errors become one line on stderr."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')       # a file name may hold bytes that are no text
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {message}', file=sys.stderr)
@@ -90,7 +97,6 @@ def main(argv:list=None) -> int: # exit code
     args = vars(train_parser().parse_args(argv))
     args['read_test'] = not args.pop('no_test')
     publish = args.pop('publish')
-    publish = publish and Path(publish).expanduser()
     typed = {f.name: args.pop(f.name) for f in fields(Recipe)}
     def action():
         if publish: publish.mkdir(parents=True, exist_ok=True)        # now, not after an hour
@@ -102,15 +108,14 @@ def main(argv:list=None) -> int: # exit code
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
     parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where.')
-    parser.add_argument('picture', metavar='PICTURE', help='a picture of any size')
-    parser.add_argument('--run', required=True, metavar='DIR', help='the folder of a finished run')
-    parser.add_argument('--out', metavar='FILE', help='the figure; default: PICTURE-gradcam.png in this folder')
+    parser.add_argument('picture', type=_path, metavar='PICTURE', help='a picture of any size')
+    parser.add_argument('--run', type=_path, required=True, metavar='DIR', help='the folder of a finished run')
+    parser.add_argument('--out', type=_path, metavar='FILE', help='the figure; default: PICTURE-gradcam.png in this folder')
     args = parser.parse_args(argv)
     def action():
-        picture = Path(args.picture).expanduser()
-        out = Path(args.out or f'{picture.stem}-gradcam.png').expanduser()
-        if out.exists() and (not out.is_file() or out.samefile(picture)): raise ValueError(f'{out} is not a place for the figure: choose another --out')
-        answer, figure = explain(picture, load_run(args.run))
+        out = args.out or Path(f'{args.picture.stem}-gradcam.png')
+        if out.exists() and (not out.is_file() or out.samefile(args.picture)): raise ValueError(f'{out} is not a place for the figure: choose another --out')
+        answer, figure = explain(args.picture, load_run(args.run))
         write_atomic(out, png(figure))
         for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
         print(f'where it looked: {out}')

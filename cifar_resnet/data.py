@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'SHAPES',
-           'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'Images', 'data_folder', 'cifar10',
-           'mean_std', 'split', 'shapes10', 'read_picture']
+           'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'FORMATS', 'Images', 'data_folder',
+           'cifar10', 'mean_std', 'split', 'shapes10', 'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, os, pickle
+import hashlib, os, pickle, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +21,16 @@ from .fetch import fetch, file_hash, take_members
 # %% ../nbs/03_data.ipynb #03-006
 @dataclass(frozen=True)
 class Images:
-    "Labelled pictures in memory."
+    "Labelled pictures in memory. Raises ValueError for arrays that do not fit together."
     images:np.ndarray  # (N,32,32,3) uint8
     labels:np.ndarray  # (N,) int64
     classes:tuple      # names, by label
     masks:dict=None    # Shapes-10: bool (N,32,32) by name, and what else is known of each picture
+
+    def __post_init__(self):
+        n, c = len(self.labels), len(self.classes)
+        if self.images.dtype != np.uint8 or self.images.shape != (n, 32, 32, 3): raise ValueError(f'{n} labels need images (uint8, {n}×32×32×3), not {self.images.dtype}, {"×".join(map(str, self.images.shape))}')
+        if n and not (np.issubdtype(self.labels.dtype, np.integer) and 0 <= self.labels.min() and self.labels.max() < c): raise ValueError(f'labels must be whole numbers from 0 to {c-1}, not {self.labels.min()} to {self.labels.max()}')
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self):,} images of {len(self.classes)} classes'
@@ -67,8 +72,10 @@ def _read_batch(path):
     if not path.exists(): raise FileNotFoundError(f'{path} is missing: expected {size:,} bytes with MD5 {md5}; {mend}')
     if path.stat().st_size != size or file_hash(path, 'md5') != md5:
         raise ValueError(f'{path} is damaged: expected {size:,} bytes with MD5 {md5}, found {path.stat().st_size:,} bytes; {mend}')
-    with open(path, 'rb') as f: batch = _ArraysOnly(f, encoding='bytes').load()
-    return np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels'])
+    try:
+        with open(path, 'rb') as f: batch = _ArraysOnly(f, encoding='bytes').load()
+        return np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels'])
+    except Exception as e: raise ValueError(f'{path} is no CIFAR-10 batch: {e!r}; {mend}') from e
 
 # %% ../nbs/03_data.ipynb #03-016
 def data_folder(data_dir=None) -> Path:
@@ -226,19 +233,27 @@ def shapes10(
     return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
 
 # %% ../nbs/03_data.ipynb #03-056
+FORMATS = 'PNG JPEG MPO WEBP GIF BMP TIFF PPM AVIF'.split()
+
 def read_picture(
-    path:str|Path, # any format that Pillow reads
+    path:str|Path, # in one of `FORMATS`, of at most 89 million pixels
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
-    "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Raises ValueError if it is none."
+    "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Warns if it is animated or tiny. Raises ValueError if it is none, or is too large."
     try:
-        with Image.open(path) as file: picture = ImageOps.exif_transpose(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as file: picture, frames = ImageOps.exif_transpose(file), getattr(file, 'n_frames', 1)
         if picture.mode == 'F': raise ValueError('its pixels are floating point numbers')
         if picture.mode.startswith('I'): picture = picture.point(lambda v: v*(1/257)).convert('L')      # 16 bits a pixel
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
-        return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
+        pixels = np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e: raise ValueError(f'{path} is too large: give a picture of at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels') from e
     except Exception as e:
         if getattr(e, 'errno', None): raise
-        raise ValueError(f'{path} cannot be read as a picture: give a PNG, JPEG or another format that Pillow knows') from e
+        raise ValueError(f'{path} cannot be read as a picture: give one of {", ".join(FORMATS)}') from e
+    if frames > 1: warnings.warn(f'{path} holds {frames} pictures: only the first is looked at')
+    if min(picture.size) < side: warnings.warn(f'{path} has only {"×".join(map(str, picture.size))} pixels: its middle was enlarged to {side}×{side}')
+    return pixels

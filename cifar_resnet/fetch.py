@@ -6,8 +6,8 @@
 __all__ = ['file_hash', 'fetch', 'take_members']
 
 # %% ../nbs/02_fetch.ipynb #02-003
-import hashlib, http.client, os, re, tarfile
-from pathlib import Path
+import hashlib, http.client, os, re, tarfile, zlib
+from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -88,15 +88,29 @@ def take_members(
     wanted:dict[str,tuple], # member name -> (bytes, MD5)
     folder:str|Path,        # each member is written here, under the last part of its name
 ):
-    "Write the `wanted` members of an archive into `folder`. Raises ValueError if one is missing or is not what was expected."
+    "Write the `wanted` members of an archive into `folder`. Raises ValueError if one is missing or not what was expected, or if the archive holds anything that it should not."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        for name, (size, md5) in wanted.items():
-            try: member = tar.getmember(name)
-            except KeyError: raise ValueError(f'{archive} has no member {name}') from None
-            if not member.isreg() or member.size != size: raise ValueError(f'{archive}: {name} is not a file of {size:,} bytes')
-            data = tar.extractfile(member).read(size)
-            if hashlib.md5(data).hexdigest() != md5: raise ValueError(f'{archive}: {name} is damaged (its MD5 is not {md5})')
-            part = folder/(Path(name).name + '.part')
-            part.write_bytes(data)
-            os.replace(part, folder/Path(name).name)
+    try:
+        with tarfile.open(archive) as tar:
+            members = _honest(tar, 2**20 + max(size for size, _ in wanted.values()))
+            for name, (size, md5) in wanted.items():
+                if name not in members: raise ValueError(f'has no member {name}')
+                if not members[name].isreg() or members[name].size != size: raise ValueError(f'{name} is not a file of {size:,} bytes')
+                data = tar.extractfile(members[name]).read(size)
+                if hashlib.md5(data).hexdigest() != md5: raise ValueError(f'{name} is damaged (its MD5 is not {md5})')
+                part = folder/(Path(name).name + '.part')
+                part.write_bytes(data)
+                os.replace(part, folder/Path(name).name)
+    except (ValueError, tarfile.TarError, EOFError, zlib.error) as e: raise ValueError(f'{archive} cannot be used: {e}; remove it to fetch it anew') from e
+
+def _honest(tar, largest):
+    "The members by name. Raises ValueError for one that no archive of a few plain files would have."
+    members = {}
+    for m in tar:
+        name = str(PurePosixPath(m.name))
+        if not (m.isreg() or m.isdir()): raise ValueError(f'{name} is neither a file nor a folder')
+        if name.startswith('/') or '..' in PurePosixPath(name).parts or '\\' in name or ':' in name: raise ValueError(f'{name} would lead out of the folder')
+        if name in members: raise ValueError(f'{name} is in it twice')
+        if m.size > largest: raise ValueError(f'{name} claims {m.size:,} bytes, more than any file that is wanted')
+        members[name] = m
+    return members

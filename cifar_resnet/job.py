@@ -182,11 +182,15 @@ def job(
 
     train, test = load_data(full, data_dir)
     held = train.take(limited(split(train.labels), full.limit)[1])
+    options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers)
+    finished, begun = about and about['finished'], about and any((folder/'checkpoints').glob('*.pt'))
+    training = None if finished or begun else Training(full, train, **options)       # before anything is written
     with _writing(folder, 'choose another --out'): (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
     with only_one(folder/'checkpoints'), _writing(folder, 'mend that, then --resume goes on'):
         new = {}
-        if not (about and about['finished']):
-            training = _begin(full, train, about, folder=folder, device=device, save_every_s=save_every_s, workers=workers)
+        if not finished:
+            if begun: training = _go_on(full, train, about, **options)
+            else: open_run(training, train.classes)
             _train(training, progress)
             if not (folder/'weights.safetensors').exists(): ship(training, train.classes)
             new = dict(epoch=training.best['epoch'], train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
@@ -201,12 +205,8 @@ def _writing(folder, mend):
         raise OSError(f'the run folder {folder} cannot be written ({e.strerror}): {mend}') from e
 
 # %% ../nbs/11_job.ipynb #11-025
-def _begin(recipe, train, about, folder, **options):
-    "The training of a run: anew, or from the newest checkpoint if there is one. Raises ValueError if that belongs to another recipe."
-    if not (about and any((folder/'checkpoints').glob('*.pt'))):
-        training = Training(recipe, train, folder, **options)
-        open_run(training, train.classes)
-        return training
+def _go_on(recipe, train, about, folder, **options):
+    "The training of a run from its newest checkpoint. Raises ValueError if that belongs to another recipe."
     training = Training.resume(folder, train, **options)
     saved = asdict(training.recipe)
     for k, v in asdict(recipe).items():

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'FOR_SHAPES10', 'CHOICES', 'AT_LEAST', 'AT_MOST', 'BELOW_O
            'half_type', 'Training', 'read_about', 'load_run']
 
 # %% ../nbs/08_train.ipynb #08-003
-import hashlib, json, math, time
+import hashlib, json, math, operator, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,7 +77,7 @@ BELOW_ONE = 'plateau_factor', 'plateau_threshold'
 
 def _whole_numbers(text):
     "'1,2,2,2' or a list -> a tuple of ints."
-    try: return tuple(int(s) for s in (text.split(',') if isinstance(text, str) else text))
+    try: return tuple(int(s) for s in text.split(',')) if isinstance(text, str) else tuple(operator.index(s) for s in text)
     except (TypeError, ValueError): raise ValueError(f'strides {text!r} make no sense: give four numbers such as 1,2,2,2') from None
 
 def _check(name, kind, value):

@@ -95,7 +95,7 @@ def test_another_recipes_run_is_not_touched(finished, capsys):
 
 @pytest.mark.parametrize('name, data, said', [
     ('run.json', b'', 'run.json is damaged'), ('run.json', b'[]', 'run.json is damaged'), ('run.json', b'{"recipe": null, "finished": true}', 'run.json is damaged'),
-    ('history.csv', b'epoch,lr\n1,2\n', 'history.csv is damaged'), ('weights.safetensors', b'garbage', 'does not hold the weights')])
+    ('history.csv', b'epoch,lr\n1,2\n', 'history.csv is not the file that the run wrote'), ('weights.safetensors', b'garbage', 'weights.safetensors is not the file')])
 def test_a_damaged_run(name, data, said, finished, tmp_path, capsys):
     run = tmp_path/'run'
     shutil.copytree(finished, run)

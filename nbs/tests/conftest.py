@@ -1,0 +1,48 @@
+"""What the tests of trust count: `@pytest.mark.trust(table, what)` puts a test into a table of nbs/results/trust.json.
+
+    pytest nbs/tests              # run them
+    pytest nbs/tests --publish    # and write the tables
+"""
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')       # before torch is imported: the tests start many small processes
+RESULTS = Path(__file__).parent.parent/'results'/'trust.json'
+
+
+def pytest_addoption(parser): parser.addoption('--publish', action='store_true', help='write the tables of the tests of trust to nbs/results/trust.json')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'trust(table, what): a row of a table; the fixture `cases` says how many cases the test tries, if not one')
+    config.trust = defaultdict(lambda: dict(injected=0, survived=0, not_run=0))
+
+
+@pytest.fixture
+def cases(record_property):
+    "cases(n): this test tries `n` cases, not one."
+    return lambda n: record_property('cases', n)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    mark = item.get_closest_marker('trust')
+    if not mark or not (report.when == 'call' or (report.when == 'setup' and not report.passed)): return
+    row, n = item.config.trust[mark.args], dict(item.user_properties).get('cases', 1)
+    if report.skipped: row['not_run'] += n
+    else:
+        row['injected'] += n
+        row['survived'] += n*report.passed
+
+
+def pytest_sessionfinish(session):
+    if not session.config.getoption('--publish'): return
+    from cifar_resnet.runs import read_json, write_json
+    tables = read_json(RESULTS) if RESULTS.exists() else {}
+    new = defaultdict(list)
+    for (table, what), row in session.config.trust.items(): new[table].append(dict(what=what, **row))
+    write_json(RESULTS, {**tables, **new, 'command': 'pytest nbs/tests --publish'})
