@@ -7,15 +7,15 @@ __all__ = ['train_parser', 'main', 'explain_main']
 
 # %% ../nbs/13_cli.ipynb #13-003
 import os, re, sys, warnings
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from dataclasses import fields
 from inspect import getsource
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from . import __version__
+from .core import home
 from .job import explain, job
 from .plots import png
 from .runs import write_atomic
@@ -25,11 +25,6 @@ from .train import Recipe, load_run
 def _comments(cls):
     "The comment beside each field of a dataclass: name -> text."
     return dict(re.findall(r'^    (\w+):[^#\n]*#\s*(.*?)\s*$', getsource(cls), re.M))
-
-def _path(text):
-    "A path, with `~` filled in."
-    try: return Path(text).expanduser()
-    except RuntimeError: raise ArgumentTypeError(f'there is no home folder {text.split("/")[0]}') from None
 
 class _Parser(ArgumentParser):
     "Says what is wrong with a flag in one sentence."
@@ -43,14 +38,14 @@ def train_parser() -> ArgumentParser:
     parser = _parser('cifar_resnet', 'Train a LayerNorm-only ResNet-18, test it once, and draw the figures into a run folder.')
     add, said = parser.add_argument, _comments(Recipe)
     for f in fields(Recipe): add(f'--{f.name}', type=f.type if f.type in (int, float) else str, metavar=f.type.__name__.upper() if f.type in (int, float) else 'TEXT', help=said[f.name])
-    add('--data_dir', type=_path, metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
-    add('--out', type=_path, metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
+    add('--data_dir', metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
+    add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
     add('--device', default='auto', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--workers', type=int, metavar='INT', help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
     add('--no_test', action='store_true', help='leave the test set closed: results and figures are of held-out images')
-    add('--publish', type=_path, metavar='DIR', help='also copy what is small and worth showing (numbers, history, table, figures) to this folder')
+    add('--publish', metavar='DIR', help='also copy what is small and worth showing (numbers, history, table, figures) to this folder')
     add('--version', action='version', version=f'cifar_resnet {__version__}')
     return parser
 
@@ -66,7 +61,7 @@ def _run(name, action) -> int: # exit code
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')       # a file name may hold bytes that are no text
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {message}', file=sys.stderr)
+            warnings.showwarning = lambda message, *args, **kw: print(f'{name}: {" ".join(str(message).split())}', file=sys.stderr)
             action()
     except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, SafetensorError) as e:
         if os.environ.get('CIFAR_RESNET_TRACEBACK'): raise
@@ -99,23 +94,24 @@ def main(argv:list=None) -> int: # exit code
     publish = args.pop('publish')
     typed = {f.name: args.pop(f.name) for f in fields(Recipe)}
     def action():
-        if publish: publish.mkdir(parents=True, exist_ok=True)        # now, not after an hour
+        if publish: home(publish).mkdir(parents=True, exist_ok=True)        # now, not after an hour
         run = job({k: v for k,v in typed.items() if v is not None}, **args)
-        if publish: _publish(run, publish)
+        if publish: _publish(run, home(publish))
         _report(run)
     return _run('cifar_resnet', action)
 
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
     parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where.')
-    parser.add_argument('picture', type=_path, metavar='PICTURE', help='a picture of any size')
-    parser.add_argument('--run', type=_path, required=True, metavar='DIR', help='the folder of a finished run')
-    parser.add_argument('--out', type=_path, metavar='FILE', help='the figure; default: PICTURE-gradcam.png in this folder')
+    parser.add_argument('picture', metavar='PICTURE', help='a picture of any size')
+    parser.add_argument('--run', required=True, metavar='DIR', help='the folder of a finished run')
+    parser.add_argument('--out', metavar='FILE', help='the figure; default: PICTURE-gradcam.png in this folder')
     args = parser.parse_args(argv)
     def action():
-        out = args.out or Path(f'{args.picture.stem}-gradcam.png')
-        if out.exists() and (not out.is_file() or out.samefile(args.picture)): raise ValueError(f'{out} is not a place for the figure: choose another --out')
-        answer, figure = explain(args.picture, load_run(args.run))
+        picture = home(args.picture)
+        out = home(args.out or f'{picture.stem}-gradcam.png')
+        if out.exists() and (not out.is_file() or out.samefile(picture)): raise ValueError(f'{out} is not a place for the figure: choose another --out')
+        answer, figure = explain(picture, load_run(args.run))
         write_atomic(out, png(figure))
         for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
         print(f'where it looked: {out}')

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .core import rng
+from .core import home, rng
 from .fetch import fetch, file_hash, take_members
 
 # %% ../nbs/03_data.ipynb #03-006
@@ -28,9 +28,11 @@ class Images:
     masks:dict=None    # Shapes-10: bool (N,32,32) by name, and what else is known of each picture
 
     def __post_init__(self):
+        if not all(isinstance(a, np.ndarray) for a in (self.images, self.labels)) or self.labels.ndim != 1: raise ValueError('images and labels must be arrays, the labels of one dimension')
         n, c = len(self.labels), len(self.classes)
         if self.images.dtype != np.uint8 or self.images.shape != (n, 32, 32, 3): raise ValueError(f'{n} labels need images (uint8, {n}×32×32×3), not {self.images.dtype}, {"×".join(map(str, self.images.shape))}')
-        if n and not (np.issubdtype(self.labels.dtype, np.integer) and 0 <= self.labels.min() and self.labels.max() < c): raise ValueError(f'labels must be whole numbers from 0 to {c-1}, not {self.labels.min()} to {self.labels.max()}')
+        if not np.issubdtype(self.labels.dtype, np.integer): raise ValueError(f'labels must be whole numbers, not {self.labels.dtype}')
+        if n and not (0 <= self.labels.min() and self.labels.max() < c): raise ValueError(f'labels must be whole numbers from 0 to {c-1}, not {self.labels.min()} to {self.labels.max()}')
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self):,} images of {len(self.classes)} classes'
@@ -66,7 +68,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 # %% ../nbs/03_data.ipynb #03-014
 def _read_batch(path):
-    "Images (10000,32,32,3) and labels (10000,) of one official batch file, once size and MD5 agree."
+    "The pictures of one official batch file, once size and MD5 agree."
     size, md5 = BATCHES[path.name]
     mend = f'put the official file there, or delete {path.parent} to fetch it anew'
     if not path.exists(): raise FileNotFoundError(f'{path} is missing: expected {size:,} bytes with MD5 {md5}; {mend}')
@@ -74,13 +76,13 @@ def _read_batch(path):
         raise ValueError(f'{path} is damaged: expected {size:,} bytes with MD5 {md5}, found {path.stat().st_size:,} bytes; {mend}')
     try:
         with open(path, 'rb') as f: batch = _ArraysOnly(f, encoding='bytes').load()
-        return np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels'])
+        return Images(np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels']), CIFAR10_CLASSES)
     except Exception as e: raise ValueError(f'{path} is no CIFAR-10 batch: {e!r}; {mend}') from e
 
 # %% ../nbs/03_data.ipynb #03-016
 def data_folder(data_dir=None) -> Path:
     "The folder that holds, or will hold, `cifar-10-batches-py`."
-    return Path(data_dir or os.environ.get('CIFAR10_DIR') or Path.home()/'.cache'/'cifar_resnet').expanduser()
+    return home(data_dir or os.environ.get('CIFAR10_DIR') or '~/.cache/cifar_resnet')
 
 def cifar10(
     data_dir:str|Path=None, # contains `cifar-10-batches-py`; None: see `data_folder`
@@ -95,8 +97,8 @@ def cifar10(
         take_members(archive, {f'{FOLDER}/{name}': known for name, known in BATCHES.items()}, home/f'{FOLDER}.part')
         os.replace(home/f'{FOLDER}.part', home/FOLDER)
     parts = [_read_batch(home/FOLDER/name) for name in BATCHES]
-    images, labels = (np.concatenate(p) for p in zip(*parts[:-1]))
-    return Images(images, labels, CIFAR10_CLASSES), Images(*parts[-1], CIFAR10_CLASSES)
+    train, test = parts[:-1], parts[-1]
+    return Images(np.concatenate([p.images for p in train]), np.concatenate([p.labels for p in train]), CIFAR10_CLASSES), test
 
 # %% ../nbs/03_data.ipynb #03-025
 def mean_std(
@@ -233,7 +235,7 @@ def shapes10(
     return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
 
 # %% ../nbs/03_data.ipynb #03-056
-FORMATS = 'PNG JPEG MPO WEBP GIF BMP TIFF PPM AVIF'.split()
+FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
 
 def read_picture(
     path:str|Path, # in one of `FORMATS`, of at most 89 million pixels
@@ -245,7 +247,7 @@ def read_picture(
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as file: picture, frames = ImageOps.exif_transpose(file), getattr(file, 'n_frames', 1)
         if picture.mode == 'F': raise ValueError('its pixels are floating point numbers')
-        if picture.mode.startswith('I'): picture = picture.point(lambda v: v*(1/257)).convert('L')      # 16 bits a pixel
+        if picture.mode.startswith('I'): picture = Image.fromarray((np.asarray(picture)/257).clip(0, 255).astype(np.uint8))      # 16 bits a pixel
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
         pixels = np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))

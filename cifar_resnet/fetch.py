@@ -6,7 +6,7 @@
 __all__ = ['file_hash', 'fetch', 'take_members']
 
 # %% ../nbs/02_fetch.ipynb #02-003
-import hashlib, http.client, os, re, tarfile, zlib
+import hashlib, http.client, os, re, tarfile
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -99,9 +99,12 @@ def take_members(
                 data = tar.extractfile(members[name]).read(size)
                 if hashlib.md5(data).hexdigest() != md5: raise ValueError(f'{name} is damaged (its MD5 is not {md5})')
                 part = folder/(Path(name).name + '.part')
-                part.write_bytes(data)
+                part.unlink(missing_ok=True)                  # it may be a link
+                with open(part, 'xb') as f: f.write(data)
                 os.replace(part, folder/Path(name).name)
-    except (ValueError, tarfile.TarError, EOFError, zlib.error) as e: raise ValueError(f'{archive} cannot be used: {e}; remove it to fetch it anew') from e
+    except Exception as e:
+        if getattr(e, 'errno', None): raise                  # the disk's fault, not the archive's
+        raise ValueError(f'{archive} cannot be used: {" ".join(str(e).split()) or repr(e)}; remove it to fetch it anew') from e
 
 def _honest(tar, largest):
     "The members by name. Raises ValueError for one that no archive of a few plain files would have."

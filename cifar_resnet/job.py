@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import pick_device
+from .core import home, pick_device
 from .data import Images, cifar10, read_picture, shapes10, split
 from .evaluate import confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
 from .gradcam import gradcam, overlay
@@ -100,8 +100,16 @@ def stored_logits(folder:Path) -> dict: # tensors by name: test, test_labels, he
     "The logits that a run has stored so far. Raises ValueError if their file is damaged."
     path = folder/'logits.safetensors'
     if not path.exists(): return {}
-    try: return load_file(path)
-    except SafetensorError as e: raise ValueError(f'{path} is damaged ({e}): restore it, or remove it to have it computed again') from e
+    try:
+        stored = load_file(path)
+        for part in ('held_out', 'test'):
+            if part in stored and not _sound(stored[part], stored[f'{part}_labels']): raise ValueError(f'{part} makes no sense')
+        return stored
+    except (SafetensorError, ValueError, KeyError) as e: raise ValueError(f'{path} is damaged ({e}): restore it, or remove it to have it computed again') from e
+
+def _sound(logits, labels):
+    "Finite logits (N,C) and labels (N,) that are classes."
+    return logits.ndim == 2 and labels.shape == logits.shape[:1] and labels.dtype == torch.int64 and bool(logits.isfinite().all()) and 0 <= labels.min() and labels.max() < logits.shape[1]
 
 def store_logits(folder:Path, part:str, images:Images, about:dict, device:torch.device):
     "Add the logits of `images` by a run's final weights to its logits.safetensors."
@@ -168,7 +176,7 @@ def job(
     asked = recipe if isinstance(recipe, dict) else {k: v for k,v in asdict(recipe).items() if v is not None}
     kind = pick_device(device).type
     full = recipe_from(asked).filled(kind)
-    folder = Path(out).expanduser() if out else run_folder(full)
+    folder = home(out) if out else run_folder(full)
     about = None
     if (folder/'run.json').exists():
         about = read_about(folder)
@@ -181,6 +189,7 @@ def job(
     elif folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())): raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
 
     train, test = load_data(full, data_dir)
+    if about and about['classes'] != list(train.classes): raise ValueError(f'{folder}/run.json has other classes than the data: restore it, or choose another --out')
     held = train.take(limited(split(train.labels), full.limit)[1])
     options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers)
     finished, begun = about and about['finished'], about and any((folder/'checkpoints').glob('*.pt'))
@@ -192,14 +201,15 @@ def job(
             if begun: training = _go_on(full, train, about, **options)
             else: open_run(training, train.classes)
             _train(training, progress)
-            if not (folder/'weights.safetensors').exists(): ship(training, train.classes)
+            if not stored_logits(folder): ship(training, train.classes)
             new = dict(epoch=training.best['epoch'], train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
         return _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, pick_device(device))
 
 @contextmanager
 def _writing(folder, mend):
-    "What the system says about a file becomes a sentence about the run folder."
+    "What the system says about a file becomes a sentence about the run folder; an interruption says so."
     try: yield
+    except KeyboardInterrupt as e: raise KeyboardInterrupt(str(e) or 'stopped') from None
     except OSError as e:
         if e.errno is None: raise
         raise OSError(f'the run folder {folder} cannot be written ({e.strerror}): {mend}') from e

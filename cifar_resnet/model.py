@@ -11,7 +11,7 @@ import json, math
 from functools import partial
 from pathlib import Path
 
-import torchinfo
+import torch, torchinfo
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -88,11 +88,13 @@ def load_weights(path:str|Path) -> ResNet:
     "The model in a file made by `weights_file`, in eval mode, fp32, on the CPU. Raises OSError or ValueError if the file is not one."
     try:
         about = weights_metadata(path)
-        model = ResNet(**{k: about[k] for k in ('norm', 'strides', 'width', 'num_classes')})
-        with safe_open(path, 'pt') as f: model.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
+        check_model(**(config := {k: about[k] for k in ('norm', 'strides', 'width', 'num_classes')}))
+        with torch.device('meta'): model = ResNet(**config)          # no memory yet, on the word of a file
+        with safe_open(path, 'pt') as f: model.load_state_dict({k: f.get_tensor(k) for k in f.keys()}, assign=True)
+        if not all(v.isfinite().all() for v in model.state_dict().values()): raise ValueError('not all are finite numbers')
     except OSError: raise
-    except Exception as e: raise ValueError(f'{path} does not hold the weights of one of our models ({e})') from e
-    return model.eval()
+    except Exception as e: raise ValueError(f'{path} does not hold the weights of one of our models ({" ".join(str(e).split())[:300]})') from e
+    return model.float().eval()
 
 # %% ../nbs/05_model.ipynb #05-031
 def resnet18(

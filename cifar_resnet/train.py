@@ -8,6 +8,7 @@ __all__ = ['RECIPES', 'FOR_SHAPES10', 'CHOICES', 'AT_LEAST', 'AT_MOST', 'BELOW_O
 
 # %% ../nbs/08_train.ipynb #08-003
 import hashlib, json, math, operator, time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,11 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .augment import albumentations_batches, batches, draws, normalise
-from .core import pick_device, rng, seeded
+from .core import home, pick_device, rng, seeded
 from .data import VARIANTS, Images, mean_std, split
 from .evaluate import accuracy, predict
 from .model import check_model, load_weights, resnet18
-from .runs import check_about, check_files, load_checkpoint, read_history, read_json, save_checkpoint, stop_signals
+from .runs import HISTORY, check_about, check_files, load_checkpoint, read_history, read_json, save_checkpoint, stop_signals
 
 # %% ../nbs/08_train.ipynb #08-008
 RECIPES = dict(strict=dict(epochs=40, width=64, strides=(1,2,2,2), norm='layer', lr=1e-3, weight_decay=1e-4,
@@ -52,10 +53,10 @@ class Recipe:
     limit:int = None              # use only the first n images of each split
 
     def __post_init__(self):
-        if isinstance(self.strides, (str, list)): object.__setattr__(self, 'strides', _whole_numbers(self.strides))
+        if isinstance(self.strides, (str, list, tuple)): object.__setattr__(self, 'strides', _whole_numbers(self.strides))
         for f in fields(self):
-            if (value := getattr(self, f.name)) is not None: _check(f.name, f.type, value)
-        if self.width and self.strides and self.norm: check_model(self.norm, self.strides, self.width, 10)
+            if (value := getattr(self, f.name)) is not None or f.default is not None: _check(f.name, f.type, value)
+        if None not in (self.width, self.strides, self.norm): check_model(self.norm, self.strides, self.width, 10)
 
     def filled(self, device:str='cpu'):
         "The same recipe with every field set, for a type of device."
@@ -77,7 +78,7 @@ BELOW_ONE = 'plateau_factor', 'plateau_threshold'
 
 def _whole_numbers(text):
     "'1,2,2,2' or a list -> a tuple of ints."
-    try: return tuple(int(s) for s in text.split(',')) if isinstance(text, str) else tuple(operator.index(s) for s in text)
+    try: return tuple(int(s) for s in text.split(',')) if isinstance(text, str) else tuple(operator.index(None if isinstance(s, bool) else s) for s in text)
     except (TypeError, ValueError): raise ValueError(f'strides {text!r} make no sense: give four numbers such as 1,2,2,2') from None
 
 def _check(name, kind, value):
@@ -86,7 +87,7 @@ def _check(name, kind, value):
     if name in CHOICES:
         if value not in CHOICES[name]: raise ValueError(f'there is no {name} {value!r}: choose {" or ".join(CHOICES[name])}')
     elif kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value): raise ValueError(f'{name} must be a {"whole " if kind is int else ""}number, not {value!r}')
+        if isinstance(value, bool) or not isinstance(value, number) or not -1e300 < value < 1e300: raise ValueError(f'{name} must be a {"whole " if kind is int else ""}number, not {value!r}')
         if value < AT_LEAST.get(name, 0) or (value == 0 and name not in AT_LEAST): raise ValueError(f'{name} must be {"at least 0" if name in AT_LEAST else "positive"}, not {value}')
         if value > AT_MOST.get(name, math.inf): raise ValueError(f'{name} must be at most {AT_MOST[name]:,}, not {value:,}')
         if name in BELOW_ONE and value >= 1: raise ValueError(f'{name} must be below 1, not {value}')
@@ -124,8 +125,8 @@ class Training:
         workers:int=None,        # None: augment in batches on the device; a number: by albumentations in so many processes
         on_step=None,            # called with the Training after every batch
     ):
-        if not save_every_s >= 0: raise ValueError(f'save_every_s must be at least 0, not {save_every_s}')
-        if workers is not None and not 0 <= workers <= 256: raise ValueError(f'workers must be from 0 to 256, not {workers}')
+        if not (isinstance(save_every_s, (int, float)) and save_every_s >= 0): raise ValueError(f'save_every_s must be at least 0, not {save_every_s}')
+        if workers is not None and not (isinstance(workers, int) and 0 <= workers <= 256): raise ValueError(f'workers must be from 0 to 256, not {workers}')
         self.device = pick_device(device)
         self.recipe = r = recipe.filled(self.device.type)
         self.folder, self.save_every_s, self.workers, self.on_step = folder and Path(folder), save_every_s, workers, on_step
@@ -228,6 +229,25 @@ def save(self:Training):
         save_checkpoint(self.folder/'checkpoints', state, self.epoch*len(self.losses) + self.at)
     self.saved, self.saved_at = time.monotonic(), (self.epoch, self.at)
 
+def _alike(found, wanted):
+    "The same keys, types and shapes, and nothing that is no number."
+    if isinstance(wanted, dict): return isinstance(found, dict) and found.keys() == wanted.keys() and all(_alike(found[k], wanted[k]) for k in wanted)
+    if isinstance(wanted, (list, tuple)): return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_alike, found, wanted))
+    if isinstance(wanted, torch.Tensor): return isinstance(found, torch.Tensor) and (found.shape, found.dtype) == (wanted.shape, wanted.dtype) and bool(found.isfinite().all())
+    return type(found) is type(wanted) and found == found
+
+def _check_state(self, state):
+    "Raise ValueError, naming the part, unless a checkpoint's state looks like what this training would save at that place."
+    epoch, at, begun = state['epoch'], state['at'], (state['epoch'], state['at']) != (0, 0)
+    if not (_alike([epoch, at], [0, 0]) and 0 <= epoch <= self.recipe.epochs and 0 <= at < len(self.losses)): raise ValueError(f'there is no batch {at!r} of epoch {epoch!r}')
+    weights, params = self.model.state_dict(), list(self.model.parameters())
+    wanted = dict(losses=torch.zeros(at), right=0, seconds=0., history=[{k: kind() for k, kind in HISTORY.items()}]*epoch, model=weights, plateau=self.plateau.state_dict(),
+                  opt={**self.opt.state_dict(), 'state': {i: dict(step=torch.zeros(()), exp_avg=p, exp_avg_sq=p) for i, p in enumerate(params) if begun}},
+                  best=dict(valid_loss=0., epoch=0, weights=weights) if epoch else dict(valid_loss=0.))
+    for part, like in wanted.items():
+        if not _alike(state[part], like): raise ValueError(f'its {part} is not what a run of this recipe has there')
+    if not (0 <= state['right'] <= at*self.recipe.batch_size and state['best'].get('epoch', 0) <= epoch): raise ValueError('it counts what has not happened yet')
+
 @patch(cls_method=True)
 def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw):
     "Go on from the newest usable checkpoint of a run. Raises FileNotFoundError without one, ValueError for other data or a checkpoint that is none of ours."
@@ -236,21 +256,22 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw)
     try:
         self = cls(recipe_from(state['recipe']), train, folder, device, **kw)
         if state['data_sha256'] != self.data_sha256: raise ValueError(f'it was trained on other data: images with the SHA-256 {state["data_sha256"][:12]}…, not {self.data_sha256[:12]}…')
+        _check_state(self, state)
         for part in PARTS:
-            if state[part]: getattr(self, part).load_state_dict(state[part])     # a scaler that was off has no state
+            if part != 'scaler' or state[part]: getattr(self, part).load_state_dict(state[part])     # a scaler that was off has no state
         self.history, self.best, self.epoch, self.saved_at = state['history'], state['best'], state['epoch'], (state['epoch'], state['at'])
         self.open_epoch(state['at'], state['losses'], state['right'], state['seconds'])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
-        why = f'it lacks {e}' if isinstance(e, KeyError) else str(e).splitlines()[0]
+        why = f'it lacks {e}' if isinstance(e, KeyError) else ' '.join(str(e).split())
         raise ValueError(f'the checkpoint in {folder} does not fit: {why}') from e
     return self
 
 # %% ../nbs/08_train.ipynb #08-033
 @patch
-def run_epoch(self:Training):
-    "Step to the end of the epoch -> its history row. SIGINT or SIGTERM: save after the batch, then KeyboardInterrupt."
+def run_epoch(self:Training, stop=None):
+    "Step to the end of the epoch -> its history row. SIGINT or SIGTERM: save after the batch, then KeyboardInterrupt. (`stop`: the event of `stop_signals`, if that is in force already.)"
     rows = len(self.history)
-    with stop_signals() as stop:
+    with nullcontext(stop) if stop else stop_signals() as stop:
         while len(self.history) == rows:
             self.step()
             if self.on_step: self.on_step(self)
@@ -260,7 +281,9 @@ def run_epoch(self:Training):
 
 @patch
 def __iter__(self:Training):
-    while self.epoch < self.recipe.epochs: yield self.run_epoch()
+    with stop_signals() as stop:                       # also while the caller is busy with a row
+        while self.epoch < self.recipe.epochs: yield self.run_epoch(stop)
+        if stop.is_set(): raise KeyboardInterrupt(f'stopped after epoch {self.epoch}')
 
 # %% ../nbs/08_train.ipynb #08-070
 def read_about(
@@ -279,7 +302,7 @@ def load_run(
     folder:str|Path, # of a finished run
 ) -> SimpleNamespace: # folder, recipe, history (list of rows), metrics (what run.json holds), model (in eval mode)
     "A run from its folder. Raises FileNotFoundError if it is not there, ValueError if it is damaged, changed or not finished."
-    folder = Path(folder).expanduser()
+    folder = home(folder)
     for name in ('run.json', 'history.csv', 'weights.safetensors'):
         if not (folder/name).exists(): raise FileNotFoundError(f'{folder} holds no finished run: it has no {name}')
     metrics = read_about(folder)
