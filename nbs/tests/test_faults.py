@@ -115,7 +115,7 @@ def test_sigkill_while_saving(delay, tmp_path):
 @pytest.mark.parametrize('call', ['fsync', 'replace', 'unlink'])
 @pytest.mark.parametrize('when', [9, 10, 11, 12])
 def test_kill_at_a_call(call, when, after, tmp_path):
-    when = dict(fsync=2*when, replace=when, unlink=when - 4)[call]      # a file is synced, and then its folder; the first files are deleted at the third save
+    when = dict(fsync=2*when, replace=when, unlink={9: 15, 10: 16, 11: 19, 12: 20}[when])[call]      # folders are synced, too; of four files that a save unlinks the last two are there
     process = start(tmp_path/'log', doomed.save_and_die, tmp_path/'c', call, when, after)
     assert finish(process) == -signal.SIGKILL
     assert 4 <= loaded(tmp_path/'c') <= 7
@@ -222,6 +222,19 @@ def test_full_disk(small_disk, capsys):
     assert loaded(small_disk/'c') == 4
     assert main(['--dataset', 'shapes10', '--out', str(small_disk/'run')]) == 2
     assert 'MB are free there: choose another --out' in capsys.readouterr().err
+
+
+@pytest.mark.trust('faults', 'disk use at every rename of a run: never above what was said beforehand')
+@pytest.mark.parametrize('width', [4, 32])
+def test_disk_bound(width, tmp_path, monkeypatch):
+    used, usual = [], os.replace
+    def measured(a, b):
+        used.append(sum(p.stat().st_size for p in tmp_path.rglob('*') if p.is_file()))
+        usual(a, b)
+    monkeypatch.setattr(os, 'replace', measured)
+    assert doomed.run(tmp_path/'run', '--epochs', '2', '--width', str(width)) == 0
+    said = read_json(tmp_path/'run'/'run.json')['disk_bytes']
+    assert len(used) > 10 and max(used) <= said and (width == 4 or max(used) > .6*said)
 
 
 @pytest.mark.trust('faults', 'a disk that fails in the middle of a run')

@@ -1,5 +1,5 @@
 "The download against a server on this machine that behaves badly in various ways."
-import hashlib, os, threading, time
+import hashlib, os, socket, struct, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -35,6 +35,10 @@ class Bad(BaseHTTPRequestHandler):
             case 'too-short': self.send(DATA[:1000])
             case 'to-http': self.send(b'', 302, Location='http://example.org/file')
             case 'gone': self.send(b'', 404)
+            case 'resets':
+                self.send(DATA[:1000], length=len(DATA))
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))       # closing it resets the connection
+                self.connection.close()
             case 'nothing-to-resume': self.send(b'', 416) if start else self.send(DATA)
             case 'stalls':
                 self.send(DATA[:1000], length=len(DATA))
@@ -52,32 +56,37 @@ def server():
 def url(server, what): return f'http://127.0.0.1:{server.server_port}/{what}'
 
 
+@pytest.mark.trust('hostile', 'servers')
 @pytest.mark.parametrize('what', ['good', 'ignores-range', 'breaks-once'])
 def test_gets_there(what, server, tmp_path):
     assert fetch([url(server, what)], tmp_path/'file', SHA, len(DATA)).read_bytes() == DATA
     assert os.listdir(tmp_path) == ['file']
 
 
+@pytest.mark.trust('hostile', 'servers')
 @pytest.mark.parametrize('what, said', [
     ('other-file', 'wrong SHA-256'), ('too-long', 'sent more than'), ('too-short', 'closed after'), ('to-http', 'http://example.org/file is not https'),
-    ('gone', 'HTTP Error 404'), ('stalls', 'timed out')])
+    ('gone', 'HTTP Error 404'), ('stalls', 'timed out'), ('resets', 'reset by peer|closed after')])
 def test_fails_and_the_next_mirror_helps(what, said, server, tmp_path):
     with pytest.raises(OSError, match=said): fetch([url(server, what)], tmp_path/'file', SHA, len(DATA), tries=2, timeout=.5)
     assert not (tmp_path/'file').exists()
     assert fetch([url(server, what), url(server, 'good')], tmp_path/'file', SHA, len(DATA), tries=1, timeout=.5).read_bytes() == DATA
 
 
+@pytest.mark.trust('hostile', 'servers')
 def test_goes_on_where_it_stopped(server, tmp_path):
     (tmp_path/'file.part').write_bytes(DATA[:150_000])
     assert fetch([url(server, 'good')], tmp_path/'file', SHA, len(DATA)).read_bytes() == DATA
     assert server.asked == ['bytes=150000-']
 
 
+@pytest.mark.trust('hostile', 'servers')
 def test_a_wrong_part_is_thrown_away(server, tmp_path):
     (tmp_path/'file.part').write_bytes(b'x'*150_000)
     assert fetch([url(server, 'good')], tmp_path/'file', SHA, len(DATA)).read_bytes() == DATA
 
 
+@pytest.mark.trust('hostile', 'servers')
 def test_a_part_longer_than_the_file(server, tmp_path):
     (tmp_path/'file.part').write_bytes(DATA + b'more')
     assert fetch([url(server, 'nothing-to-resume')], tmp_path/'file', SHA, len(DATA)).read_bytes() == DATA
@@ -89,5 +98,6 @@ def test_a_whole_file_is_not_fetched_again(server, tmp_path):
     assert server.asked == []
 
 
+@pytest.mark.trust('hostile', 'servers')
 def test_a_server_that_answers_another_range(server, tmp_path):
     assert fetch([url(server, 'wrong-range'), url(server, 'good')], tmp_path/'file', SHA, len(DATA), tries=3).read_bytes() == DATA

@@ -1,0 +1,40 @@
+"""The same recipe under conditions that stand for other machines: which bits change, and how much that is.
+
+    python nbs/tests/across_machines.py              # print the table
+    python nbs/tests/across_machines.py --publish    # and write it to nbs/results/across_machines.json
+"""
+import os, pickle, subprocess, sys
+from pathlib import Path
+
+RECIPE = dict(dataset='shapes10', width=8, epochs=8)
+CONDITIONS = {'1 thread': dict(OMP_NUM_THREADS='1'), 'the same again': dict(OMP_NUM_THREADS='1'), '2 threads': dict(OMP_NUM_THREADS='2'),
+              '1 thread, instructions up to AVX2': dict(OMP_NUM_THREADS='1', ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2'),
+              '1 thread, instructions up to SSE4.1': dict(OMP_NUM_THREADS='1', ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41')}
+
+
+def train():
+    "First batch, final weights and history of a run, pickled to stdout."
+    import torch
+    from cifar_resnet.data import shapes10
+    from cifar_resnet.train import Recipe, Training
+    training = Training(Recipe(**RECIPE), shapes10()[0], device='cpu')
+    first = training.step().item()
+    rows = list(training)
+    weights = torch.cat([p.detach().flatten() for p in training.model.parameters()]).numpy()
+    sys.stdout.buffer.write(pickle.dumps((first, weights, rows[-1]['valid_loss'], rows[-1]['valid_accuracy'], torch.backends.cpu.get_cpu_capability())))
+
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['train']: sys.exit(train())
+    if sys.argv[1:] not in ([], ['--publish']): sys.exit(__doc__)
+    table = []
+    for name, env in CONDITIONS.items():
+        first, weights, loss, accuracy, capability = pickle.loads(subprocess.run([sys.executable, __file__, 'train'], env={**os.environ, **env}, stdout=subprocess.PIPE, check=True).stdout)
+        usual = (first, weights) if not table else usual
+        table.append({'condition': name, 'instructions': capability, 'same bits': 'yes' if (weights == usual[1]).all() else 'no', 'first loss differs by': abs(first - usual[0]),
+                      'a weight differs by at most': float(abs(weights - usual[1]).max()), 'held-out loss': loss, 'held-out accuracy': accuracy})
+        print(table[-1], flush=True)
+    if sys.argv[1:]:
+        import platform, torch
+        from cifar_resnet.runs import write_json
+        write_json(Path(__file__).parent.parent/'results'/'across_machines.json', dict(command='python nbs/tests/across_machines.py --publish', recipe=RECIPE, torch=torch.__version__, machine=platform.machine(), table=table))

@@ -1,0 +1,351 @@
+"""Would a test notice? Every mutant below is one mistake that a person could make in the package; the tests that pass without it must fail with it.
+
+    python nbs/tests/mutants.py                      # all mutants: one line each, and how many were killed
+    python nbs/tests/mutants.py --only 06 08.3       # those of a room, or single ones
+    python nbs/tests/mutants.py --jobs 2 --publish   # two at a time; and write nbs/results/mutants.json
+
+A mutant lives in a copy of the repository in a temporary folder: a text is replaced in the room's notebook and in the module made from it, then the room's
+checks run one after the other until one fails (or hangs): that one killed it. First, as a control, all these checks must pass in a copy without a mutant.
+Exit code 1 if the control does not pass, or if fewer than 90% are killed.
+"""
+import argparse, json, multiprocessing, os, shlex, shutil, signal, sys, tempfile, time, types
+from multiprocessing.connection import wait
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = 'nbs cifar_resnet settings.ini setup.py README.md'.split()
+TIMEOUT = 120      # seconds a check may take
+GOAL = .9
+
+# What is asked about a mutant of each room: notebooks, and arguments of pytest. The room's own notebook comes first; then whoever uses the room.
+CHECKS = {
+    '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
+    '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays"', '04_augment.ipynb', '11_job.ipynb'],
+    '04_augment': ['04_augment.ipynb', 'test_resume.py -k "albumentations or needs"', '08_train.ipynb'],
+    '05_model': ['05_model.ipynb', '09_gradcam.ipynb', '08_train.ipynb', '11_job.ipynb'],
+    '06_evaluate': ['06_evaluate.ipynb', '11_job.ipynb', 'test_resume.py -k "norms or needs"'],
+    '07_runs': ['07_runs.ipynb', 'test_faults.py -k "errors_of_the or lying or pickle or short or flips or hash or remains or malicious or no_lock"',
+                'test_resume.py -k signal', '11_job.ipynb', 'test_cli.py -k "not installed"', 'test_hostile.py -k "damaged_runs or new_checkpoint"'],
+    '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or after_batch"', '11_job.ipynb', 'test_resume.py -k "closes or inside or signal or from_the"', 'test_faults.py -k "schema or nan"', 'test_hostile.py -k "test_checkpoints or recipes"'],
+    '09_gradcam': ['09_gradcam.ipynb', '11_job.ipynb'],
+    '11_job': ['11_job.ipynb', '13_cli.ipynb', 'test_faults.py -k "reads or guard or depend or before_the_first or the_end or another_recipe"', 'test_cli.py -k "not installed"'],
+}
+
+# room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
+MUTANTS = {
+    '02_fetch': [
+        ('a file that is there is taken without its hash', 'if path.exists() and file_hash(path) == sha256: return', 'if path.exists(): return'),
+        ('a download is taken whatever its hash', '(got := file_hash(part)) != sha256', '(got := file_hash(part)) is None'),
+        ('a reply with another range is taken', "rf'bytes {have}-'", "rf'bytes '"),
+        ('a whole reply is appended to the part that is there', "'ab' if goes_on else 'wb'", "'ab'"),
+        ('a wrong part is kept for the next attempt', 'part.unlink(missing_ok=True)\n                if not goes_on', 'if not goes_on'),
+        ('a redirect leads to plain http', '_secure(newurl)', 'newurl'),
+        ('any host that begins with localhost is this machine', "parts.hostname in ('127.0.0.1', 'localhost', '::1')", "parts.hostname.startswith(('127.0.0.1', 'localhost', '::1'))"),
+        ('links in an archive pass', 'not (m.isreg() or m.isdir())', 'm.isdev()'),
+        ('.. is looked for at the start of a name only', "'..' in PurePosixPath(name).parts", "name.startswith('..')"),
+        ('the second member of a name wins', 'if name in members: raise', 'if False: raise'),
+        ("a member's MD5 is not compared", 'hashlib.md5(data).hexdigest() != md5', 'len(data) != size'),
+    ],
+    '03_data': [
+        ('mean and std of red for all three channels', 'images[...,c].ravel()', 'images[...,0].ravel()'),
+        ('the variance for the standard deviation', 'np.sqrt(counts @ value**2 / counts.sum(1) - mean**2).tolist()', '(counts @ value**2 / counts.sum(1) - mean**2).tolist()'),
+        ('the held-out images are trained on, too', 'return np.setdiff1d(np.arange(len(labels)), held), held', 'return np.arange(len(labels)), held'),
+        ('every class is shuffled alike', "rng('split', c)", "rng('split', 0)"),
+        ('CIFAR-10 pictures lie on their side', 'reshape(-1,3,32,32).transpose(0,2,3,1)', 'reshape(-1,3,32,32).transpose(0,3,2,1)'),
+        ('CIFAR-10 planes are read as pixels', 'reshape(-1,3,32,32).transpose(0,2,3,1)', 'reshape(-1,32,32,3)'),
+        ('the test batch is trained on, too', 'train, test = parts[:-1], parts[-1]', 'train, test = parts, parts[-1]'),
+        ('of a batch file only the size is compared', " or file_hash(path, 'md5') != md5", ''),
+        ('a pickle may ask for anything of NumPy', "== 'numpy' and name in self.allowed: return self.allowed[name]", "== 'numpy': return super().find_class(module, name)"),
+        ('a fingerprint of the pixels only', "self.images.tobytes() + self.labels.astype('<i8').tobytes()", 'self.images.tobytes()'),
+        ('a photo stays as the camera was held', 'ImageOps.exif_transpose(file)', 'file.copy()'),
+    ],
+    '04_augment': [
+        ('the draws are the same in every epoch', "rng('augment', seed, epoch)", "rng('augment', seed)"),
+        ('the draws are the same for every seed', "rng('augment', seed, epoch)", "rng('augment', epoch)"),
+        ('angles from -5° to 0°', '2*ANGLE]', 'ANGLE]'),
+        ('crops at eight of nine places', 'CROP, HOLE, ANGLE = 9,', 'CROP, HOLE, ANGLE = 8,'),
+        ('crop by (x,y) instead of (y,x)', 'y, x = draw[:,:2].long().T', 'x, y = draw[:,:2].long().T'),
+        ('crop by (x,y) in albumentations', "y, x = data['draw'][:2]", "x, y = data['draw'][:2]"),
+        ('a hole of 17 pixels', '(at < 16)', '(at <= 16)'),
+        ('the hole is not turned with the picture', 'rotate(cutout(crop(normalise(images, mean, std), draw), draw), draw)', 'cutout(rotate(crop(normalise(images, mean, std), draw), draw), draw)'),
+        ('turned the other way', '[cos, -sin, zero, sin, cos, zero]', '[cos, sin, zero, -sin, cos, zero]'),
+        ('the grid of the rotation reaches to the corners', 'F.affine_grid(theta, x.shape, align_corners=False)', 'F.affine_grid(theta, x.shape, align_corners=True)'),
+        ('height and width exchanged in normalise', '.permute(0,3,1,2)', '.permute(0,3,2,1)'),
+        ('divided by std before the mean is subtracted', '(images.float()/255 - mean)/std', 'images.float()/255/std - mean'),
+        ('a draw belongs to a place in the batch, not to an image', 'augment(images[i], table[i], mean, std)', 'augment(images[i], table[:len(i)], mean, std)'),
+        ('labels in another order than images', 'yield augment(images[i], table[i], mean, std), labels[i]', 'yield augment(images[i], table[i], mean, std), labels[i.sort().values]'),
+        ('a last batch that is smaller is left out', 'bs, sampler=order.tolist()', 'bs, drop_last=True, sampler=order.tolist()'),
+    ],
+    '05_model': [
+        ('LayerNorm over height and width only', 'super().__init__(1, channels)', 'super().__init__(channels, channels)'),
+        ('a block without its shortcut', 'self.act(self.convs(x) + self.short(x))', 'self.act(self.convs(x))'),
+        ('ReLU before the sum instead of after it', 'self.act(self.convs(x) + self.short(x))', 'self.act(self.convs(x)) + self.short(x)'),
+        ('the maximum of the last map for its mean', 'self.features(x).mean((2,3))', 'self.features(x).amax((2,3))'),
+        ('the stride in both convolutions of a block', 'nn.ReLU(), conv(c_out, c_out), norm(c_out)', 'nn.ReLU(), conv(c_out, c_out, 3, stride), norm(c_out)'),
+        ('a loaded model is in train mode', 'return model.float().eval()', 'return model.float()'),
+    ],
+    '06_evaluate': [
+        ('accuracy divided by the number of classes', '(logits.argmax(1) == labels).sum().item()/len(labels)', '(logits.argmax(1) == labels).sum().item()/logits.shape[1]'),
+        ('the interval of the wrong ones', 'binomtest(int(right), int(n))', 'binomtest(int(n - right), int(n))'),
+        ('another interval than Wilson\'s', "method='wilson'", "method='exact'"),
+        ('the right ones among the misclassified', '(logits.argmax(1) != labels).nonzero()', '(logits.argmax(1) == labels).nonzero()'),
+        ('the least sure mistakes first', 'argsort(descending=True,', 'argsort(descending=False,'),
+        ('the last mistakes instead of the first', 'return wrong[:k]', 'return wrong[-k:]'),
+        ('confusion matrix: rows are predictions', 'confusion_matrix(labels, logits.argmax(1)', 'confusion_matrix(logits.argmax(1), labels'),
+        ('confusion matrix without the classes that do not occur', ', labels=range(logits.shape[1]))', ')'),
+        ('the temperature multiplies', 'logits.double()/math.exp(log_t)', 'logits.double()*math.exp(log_t)'),
+        ('labels trusted without limit', ', label_smoothing=1/(len(labels)+2)', ''),
+        ('probabilities divided by the temperature', '(logits/temperature).softmax(1)', 'logits.softmax(1)/temperature'),
+        ('every bin counts alike in the ECE', '.abs() * sums[0]).sum().item()/len(labels)', '.abs()).mean().item()'),
+        ('predict with dropout', 'model.eval()', 'model.train()'),
+        ('predict leaves the model in eval mode', 'for m, mode in modes.items(): m.training = mode', 'pass'),
+        ('predict puts every module into train mode', 'for m, mode in modes.items(): m.training = mode', 'model.train()'),
+    ],
+    '07_runs': [
+        ('a file is copied, not renamed, into its place', 'os.replace(part, path)\n', 'path.write_bytes(part.read_bytes()); part.unlink()\n'),
+        ('a failed write leaves its part', 'with suppress(OSError): part.unlink(missing_ok=True)', 'pass'),
+        ('what was written is not read back', 'if part.read_bytes() != data: raise', 'if not data: raise'),
+        ('the hash of a checkpoint is not compared', 'hashlib.sha256(data).hexdigest() != noted.read_text()', 'not noted.read_text()'),
+        ('a checkpoint may run code', 'weights_only=True', 'weights_only=False'),
+        ('one checkpoint is kept', 'keep:int=2', 'keep:int=1'),
+        ('the oldest checkpoint is loaded', 'in reversed(_checkpoints(folder))', 'in _checkpoints(folder)'),
+        ('going back in silence', 'if damaged: warnings.warn(', 'if False: warnings.warn('),
+        ('signal handlers are not put back', '    try: yield stop\n    finally:\n        for s, old in usual.items(): signal.signal(s, old)', '    yield stop'),
+        ('SIGTERM is not waited for', 'for s in (signal.SIGINT, signal.SIGTERM)', 'for s in (signal.SIGINT,)'),
+        ('a lock for many', 'fcntl.LOCK_EX', 'fcntl.LOCK_SH'),
+        ('a changed run.json passes', "if about['finished'] and about['seal'] != seal(about)", "if about['finished'] and not about['seal']"),
+        ('the seal covers no results', "if k != 'seal'}", 'if k in FIELDS}'),
+        ('run.json may lack the hash of the data', 'data_sha256=str, ', ''),
+        ('the history is not sealed', "'logits.safetensors', 'history.csv', 'split.npz'", "'logits.safetensors', 'split.npz'"),
+        ('a changed file of a sealed run passes', 'if path.exists() and file_hash(path) != digest', 'if path.exists() and not digest'),
+        ('history.csv with three digits', 'table.writerows(rows)', 'table.writerows([{k: round(v, 3) for k, v in row.items()} for row in rows])'),
+    ],
+    '08_train': [
+        ('resumed without the optimiser', "PARTS = 'model', 'opt',", "PARTS = 'model',"),
+        ('resumed without the scheduler', "'opt', 'plateau', 'scaler'", "'opt', 'scaler'"),
+        ('resumed without the history', "= state['history'], state['best'], state['epoch']", "= [], state['best'], state['epoch']"),
+        ('resumed without the best weights', "= state['history'], state['best'], state['epoch']", "= state['history'], self.best, state['epoch']"),
+        ('resumed without the losses of the epoch', "self.open_epoch(state['at'], state['losses'],", "self.open_epoch(state['at'], 0*state['losses'],"),
+        ('resumed at the start of the epoch', 'permutation(n))[at*bs:]', 'permutation(n))'),
+        ('resumed with other data', "if state['data_sha256'] != self.data_sha256: raise", "if not state['data_sha256']: raise"),
+        ('the same order in every epoch', "rng('order', seed, self.epoch)", "rng('order', seed)"),
+        ('the same order for every seed', "rng('order', seed, self.epoch)", "rng('order', self.epoch)"),
+        ('the same augmentation in every epoch', 'draws(n, seed, self.epoch)', 'draws(n, seed, 0)'),
+        ('the same first weights for every seed', "seeded('init', r.seed)", "seeded('init', 0)"),
+        ('no weight decay', ', weight_decay=r.weight_decay', ''),
+        ('patience and cooldown exchanged', 'patience=r.plateau_patience, threshold=r.plateau_threshold, cooldown=r.plateau_cooldown', 'patience=r.plateau_cooldown, threshold=r.plateau_threshold, cooldown=r.plateau_patience'),
+        ('the scheduler is told the training loss', 'self.plateau.step(valid_loss)', 'self.plateau.step(train_loss)'),
+        ('the scheduler watches from the start', 'if train_loss < self.recipe.plateau_start*math.log(logits.shape[1]): ', ''),
+        ('the best weights go on changing', 'v.detach().clone()', 'v.detach()'),
+        ('of equal epochs the last is the best', "valid_loss < self.best['valid_loss']", "valid_loss <= self.best['valid_loss']"),
+        ('the best epoch is the one with the highest loss', "valid_loss < self.best['valid_loss']", "not valid_loss < self.best['valid_loss'] < math.inf"),
+        ('a small last batch counts like a full one', '; sizes[-1] = n - bs*(len(sizes)-1)', '; n = bs*len(sizes)'),
+        ('gradients add up from batch to batch', 'self.opt.zero_grad()\n', 'pass\n'),
+        ('epochs counted from 0 in the history', 'dict(epoch=self.epoch+1, lr=lr', 'dict(epoch=self.epoch, lr=lr'),
+        ('the history has the rate after the drop', 'lr=lr, train_loss', "lr=self.opt.param_groups[0]['lr'], train_loss"),
+        ('held-out images are normalised by their own mean', 'self.valid_x, self.valid_y = normalise(there(train.images[self.held]), self.mean, self.std)', 'self.valid_x, self.valid_y = normalise(there(train.images[self.held]), *mean_std(train.images[self.held]))'),
+        ('the held-out images are training images', 'normalise(there(train.images[self.held])', 'normalise(there(train.images[self.fit[:len(self.held)]])'),
+        ('saved with weights that are no numbers', '    self.check_finite()\n    if self.saved_at is None', '    if self.saved_at is None'),
+        ('a signal is obeyed without saving', 'if self.folder and (stop.is_set() or ', 'if self.folder and ('),
+        ('the seed is part of the hash of a recipe', " if k != 'seed'}", '}'),
+    ],
+    '09_gradcam': [
+        ('weights of the channels by place, not their mean', '(g.mean((-2,-1), keepdim=True)*a).sum(-3)', '(g*a).sum(-3).clone()'),
+        ('evidence against the class', '(g.mean((-2,-1), keepdim=True)*a).sum(-3)', '(-g.mean((-2,-1), keepdim=True)*a).sum(-3)'),
+        ('ReLU before the channels are added', '(g.mean((-2,-1), keepdim=True)*a).sum(-3)', '(g.mean((-2,-1), keepdim=True)*a).relu().sum(-3)'),
+        ('every class gets the map of their sum', 'torch.autograd.grad(logits[:,c].sum(), acts', 'torch.autograd.grad(logits.sum(), acts'),
+        ('every image is asked about the classes of all', 'logits.gather(1, _targets(target, logits)[:,None]).sum()', 'logits[:, _targets(target, logits)].sum()'),
+        ('without a target: the least likely class', 'return logits.detach().argmax(1)', 'return logits.detach().argmin(1)'),
+        ('a ReLU in place overwrites what was tapped', 'return out.clone()', 'return out'),
+        ('hooks stay on the layers', 'yield seen\n    finally:\n        for h in handles: h.remove()', 'yield seen\n    finally: pass'),
+        ('map_layers leaves its hooks', 'for h in handles: h.remove()\n    return found', 'pass\n    return found'),
+        ('the model is in train mode afterwards', 'for m, mode in modes.items(): m.training = mode', 'model.train()'),
+        ('does not work in inference mode', 'torch.inference_mode(False), torch.no_grad()', 'torch.no_grad()'),
+        ('a map of 1×1 is a map', 'out[0,0].numel()>1', 'out[0,0].numel()>0'),
+        ('the first layer that returns a map, not the last', 'list(found)[-1]', 'list(found)[0]'),
+        ('an empty map without a word', 'if relu and not every: _warn_if_empty(maps[name])', ''),
+        ('enlarged from corner to corner', "mode='bilinear', align_corners=False)", "mode='bilinear', align_corners=True)"),
+        ('a shared scale that is not shared', 'np.full(len(maps), maps.max())', 'maps.max((1,2))'),
+    ],
+    '11_job': [
+        ('results of training images, called held out', 'split(train.labels), full.limit)[1]', 'split(train.labels), full.limit)[0]'),
+        ('the test images are the held-out ones, too', 'held = train.take(limited(split(train.labels), full.limit)[1])', 'held = test.take(slice(full.limit))'),
+        ('the test set opens before the weights are final', "if not (self._folder/'weights.safetensors').exists(): raise", 'if False: raise'),
+        ('the test set opens twice', "if self.reads: raise", 'if False: raise'),
+        ('test images are shown before they were read', 'if not self.reads: raise', 'if False: raise'),
+        ('the last weights instead of the best', "t.model.load_state_dict(t.best['weights'])\n", '\n'),
+        ('the test results are those of the held-out images', '_right(l.test, l.test_labels)', '_right(l.held_out, l.held_out_labels)'),
+        ('the temperature is fitted to the test set', 'fit_temperature(l.held_out, l.held_out_labels)', 'fit_temperature(*(l.held_out, l.held_out_labels) if l.test is None else (l.test, l.test_labels))'),
+        ('the right ones are counted as misclassified', "'misclassified': n - right", "'misclassified': right"),
+        ('the interval of the test errors', "'test_accuracy_ci95': wilson(right, n)", "'test_accuracy_ci95': wilson(n - right, n)"),
+        ('figures of held-out logits, under test images', "part = run.metrics, 'test' if run.metrics['test_reads'] else 'held_out'", "part = run.metrics, 'held_out'"),
+        ('mistakes and their maps in different orders', 'plots.mistakes(shown, name(true)', 'plots.mistakes(shown[::-1], name(true)'),
+        ('the maps of true and predicted class exchanged', 'for c in (claim, true)', 'for c in (true, claim)'),
+        ('confidence without the temperature', "confidence(logits[wrong], m['temperature'])", 'confidence(logits[wrong])'),
+        ('explain: maps of other classes than named', "'all')[0, best]", "'all')[0, :top]"),
+        ("checkpoints of another recipe's run are taken", 'if saved[k] != v: raise ValueError(f\'the checkpoints', 'if False: raise ValueError(f\'the checkpoints'),
+        ('run.json does not say where a run was resumed', "about['resumed_at'] + [training.epoch + training.at/len(training.losses)]", "about['resumed_at']"),
+        ('a finished run is finished again', "if about['finished'] and (about['test_reads'] or not read_test): return", 'if False: return'),
+        ('logits of a lost run are kept for the new one', "for stale in ('logits.safetensors', 'weights.safetensors')", 'for stale in ()'),
+        ('`limit` spares the test images', 'TestSet(test.take(slice(full.limit)), folder)', 'TestSet(test, folder)'),
+        ('test images that nobody was to read are read', 'if read_test and not test.reads', 'if not test.reads'),
+    ],
+}
+
+
+def all_mutants(): return [dict(name=f'{room[:2]}.{i}', room=room, what=what, old=old, new=new) for room, rows in MUTANTS.items() for i, (what, old, new) in enumerate(rows, 1)]
+
+
+def exported(notebook): return [cell for cell in notebook['cells'] if cell['cell_type'] == 'code' and ''.join(cell['source']).startswith('#| export')]
+
+
+def mutate(folder, room, old, new, name, **_):
+    "Replace `old` by `new` in the notebook and the module of a room, in a copy of the repository. Raises SystemExit unless each has it exactly once."
+    notebook, module = folder/'nbs'/f'{room}.ipynb', folder/'cifar_resnet'/f'{room[3:]}.py'
+    nb, code = json.loads(notebook.read_text(encoding='utf-8')), module.read_text(encoding='utf-8')
+    counts = [sum(''.join(cell['source']).count(old) for cell in exported(nb)), code.count(old)]
+    if counts != [1, 1]: sys.exit(f'mutant {name}: {notebook.name} has its text {counts[0]} times and {module.name} {counts[1]} times, not once: {old!r}')
+    for cell in exported(nb): cell['source'] = ''.join(cell['source']).replace(old, new)
+    notebook.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+    module.write_text(code.replace(old, new), encoding='utf-8')
+
+
+# Processes. A server has imported what is slow to import, but not the package; each mutant is a process forked from it, which forks one more for each check.
+
+SERVER = multiprocessing.get_context('forkserver')
+PRELOAD = 'torch torchvision albumentations matplotlib.pyplot sklearn.metrics scipy.stats scipy.optimize safetensors.torch torchinfo captum.attr pytest nbdev.test'.split()
+
+
+def check(folder, what):
+    "Run one check in the copy that lies in `folder`; True if it passes. Only for a process of its own."
+    sys.modules['__main__'] = types.ModuleType('__main__')
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or '.').resolve() not in (ROOT, Path(__file__).parent))]
+    os.environ.update(PYTHONPATH=str(folder), TMPDIR=str(folder.parent/'tmp'))
+    del os.environ['PYTHONWARNINGS']
+    tempfile.tempdir = None
+    multiprocessing.set_start_method(None, force=True)                 # the usual one, not the one of this script
+    os.chdir(folder/'nbs')
+    import cifar_resnet
+    assert Path(cifar_resnet.__file__).is_relative_to(folder), f'{cifar_resnet.__file__} is not the copy'
+    if what.endswith('.ipynb'):
+        from nbdev.test import test_nb
+        return test_nb(Path(what).resolve())[0]
+    import pytest
+    name, *options = shlex.split(what)
+    return pytest.main([f'tests/{name}', *options, '-x', '-q', '-p', 'no:cacheprovider']) == 0       # and not that there was nothing to run
+
+
+def passes(folder, what, log):
+    "Fork a process for one check -> None if it passes, else 'failed' or 'timeout'; what it started is gone afterwards."
+    if not (child := os.fork()):
+        code = 1
+        try:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            with open(log, 'ab', buffering=0) as f: os.dup2(f.fileno(), 1); os.dup2(f.fileno(), 2)
+            code = 0 if check(folder, what) else 1
+        except BaseException as e: print(f'{type(e).__name__}: {e}')
+        finally:
+            sys.stdout.flush(); sys.stderr.flush()
+            os._exit(code)
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        while not (done := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > deadline: return 'timeout'
+            time.sleep(.02)
+        return None if done[1] == 0 else 'failed'
+    finally:
+        for end in (os.killpg, os.kill):
+            try: end(child, signal.SIGKILL)
+            except OSError: pass
+
+
+def trial(folder, origin, mutant, checks):
+    "In a process of its own: copy, mutate, run the checks until one fails; result.json says which."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                       # Ctrl-C is the parent's business, which then sends SIGTERM
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))
+    start, killed_by = time.monotonic(), None
+    shutil.copytree(origin, folder/'copy')
+    (folder/'tmp').mkdir()
+    if mutant: mutate(folder/'copy', **mutant)
+    for what in checks:
+        if how := passes(folder/'copy', what, folder/'log'):
+            killed_by = shlex.split(what)[0] + (f' (no end after {TIMEOUT} s)' if how == 'timeout' else '')
+            break
+    (folder/'result.json').write_text(json.dumps(dict(killed_by=killed_by, seconds=round(time.monotonic() - start, 1))))
+
+
+def trials(work, todo, jobs):
+    "Run (name, mutant, checks) in `jobs` processes at a time; yield (name, result, folder) as they end. None of them is left behind."
+    todo, running = list(todo), {}
+    try:
+        while todo or running:
+            while todo and len(running) < jobs:
+                name, mutant, checks = todo.pop(0)
+                folder = work/name
+                folder.mkdir()
+                process = SERVER.Process(target=trial, args=(folder, work/'origin', mutant, checks))
+                process.start()
+                running[process.sentinel] = name, folder, process
+            for sentinel in wait(list(running)):
+                name, folder, process = running.pop(sentinel)
+                process.join()
+                if process.exitcode or not (folder/'result.json').exists(): sys.exit(f'{name}: the trial itself failed')
+                yield name, json.loads((folder/'result.json').read_text()), folder
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for _, _, process in running.values(): process.terminate()
+        for _, _, process in running.values(): process.join()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='rooms (08) or mutants (08.3)')
+    parser.add_argument('--jobs', type=int, default=2, help='how many at a time (default: 2)')
+    parser.add_argument('--publish', action='store_true', help='write nbs/results/mutants.json')
+    args = parser.parse_args()
+    chosen = [m for m in all_mutants() if not args.only or m['name'] in args.only or m['room'][:2] in args.only]
+    if not chosen: parser.error('there is no such mutant')
+    if args.publish and args.only: parser.error('only the result of all mutants can be published')
+
+    os.environ.update(OMP_NUM_THREADS='1', IN_TEST='1', MPLBACKEND='agg', NO_ALBUMENTATIONS_UPDATE='1', CIFAR10_MIRRORS='https://127.0.0.1:9/nothing',
+                      PYTHONWARNINGS='ignore:resource_tracker')           # of semaphores that killed processes leave behind; it clears them away
+    for name in ('CIFAR10_DIR', 'NOT_RUN_LOG', 'CIFAR_RESNET_TRACEBACK', 'PYTHONPATH'): os.environ.pop(name, None)
+    SERVER.set_forkserver_preload(PRELOAD)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix='mutants-') as work:
+        work = Path(work).resolve()
+        for name in COPIED:
+            if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, work/'origin'/name, ignore=shutil.ignore_patterns('__pycache__', '.*', '*.part'))
+            else: shutil.copy2(ROOT/name, work/'origin'/name)
+        for m in chosen:                                               # all texts are found before anything runs
+            for file in (f'nbs/{m["room"]}.ipynb', f'cifar_resnet/{m["room"][3:]}.py'):
+                (work/'try'/file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(work/'origin'/file, work/'try'/file)
+            mutate(work/'try', **m)
+
+        needed = dict.fromkeys(what for m in chosen for what in CHECKS[m['room']])
+        failed = []
+        for what, result, folder in trials(work, ((f'control.{i}', None, [what]) for i, what in enumerate(needed)), args.jobs):
+            if result['killed_by']:
+                failed.append(result['killed_by'])
+                print((folder/'log').read_text(errors='replace')[-3000:], file=sys.stderr)
+        if failed: sys.exit(f'without a mutant these do not pass, so that nothing can be said: {", ".join(failed)}')
+        print(f'control: all {len(needed)} checks pass without a mutant ({time.monotonic() - start:.0f} s)', flush=True)
+
+        results, by_name = {}, {m['name']: m for m in chosen}
+        for name, result, _ in trials(work, ((m['name'], m, CHECKS[m['room']]) for m in chosen), args.jobs):
+            results[name] = result
+            print(f'{name:<6}{result["killed_by"] or "SURVIVED":<20} {result["seconds"]:6.1f} s  {by_name[name]["what"]}', flush=True)
+
+    killed = sum(r['killed_by'] is not None for r in results.values())
+    print(f'{killed} of {len(chosen)} killed, in {time.monotonic() - start:.0f} s')
+    if args.publish:
+        sys.path.insert(0, str(ROOT))
+        from cifar_resnet.runs import write_json
+        rows = [dict(name=m['name'], room=m['room'], what=m['what'], **results[m['name']]) for m in chosen]
+        write_json(ROOT/'nbs'/'results'/'mutants.json', dict(command='python nbs/tests/mutants.py --publish', killed=killed, of=len(chosen), mutants=rows))
+    sys.exit(killed < GOAL*len(chosen))
+
+
+if __name__ == '__main__': main()
