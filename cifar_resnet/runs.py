@@ -198,6 +198,7 @@ RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float,
 TEST_RESULTS = dict(test_accuracy=float, test_accuracy_ci95=list, test_loss=float, misclassified=int)
 UNKNOWN = 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes'     # may be null to the end
 
+# %% ../nbs/07_runs.ipynb #07-040
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
 SENSE = dict(classes=lambda v: len(v) > 1 and all(isinstance(c, str) for c in v), mean=_three, std=_three, temperature=lambda v: v > 0, files=lambda v: list(v) == list(SEALED_FILES))
 
@@ -212,7 +213,7 @@ def check_about(about:dict):
     if about['schema'] != 1: raise ValueError(f'it was written by another version of this package (schema {about["schema"]}, not 1)')
     if about['finished'] and about['seal'] != seal(about): raise ValueError('it was changed after the run had sealed it')
 
-# %% ../nbs/07_runs.ipynb #07-041
+# %% ../nbs/07_runs.ipynb #07-042
 def seal(about:dict) -> str:
     "The SHA-256 of all fields but the seal itself."
     return hashlib.sha256(json.dumps({k: v for k,v in about.items() if k != 'seal'}, sort_keys=True).encode()).hexdigest()

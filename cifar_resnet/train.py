@@ -229,6 +229,7 @@ def save(self:Training):
         save_checkpoint(self.folder/'checkpoints', state, self.epoch*len(self.losses) + self.at)
     self.saved, self.saved_at = time.monotonic(), (self.epoch, self.at)
 
+# %% ../nbs/08_train.ipynb #08-033
 def _alike(found, wanted):
     "The same keys, types and shapes, and nothing that is no number."
     if isinstance(wanted, dict): return isinstance(found, dict) and found.keys() == wanted.keys() and all(_alike(found[k], wanted[k]) for k in wanted)
@@ -238,16 +239,18 @@ def _alike(found, wanted):
 
 def _check_state(self, state):
     "Raise ValueError, naming the part, unless a checkpoint's state looks like what this training would save at that place."
-    epoch, at, begun = state['epoch'], state['at'], (state['epoch'], state['at']) != (0, 0)
+    epoch, at = state['epoch'], state['at']
     if not (_alike([epoch, at], [0, 0]) and 0 <= epoch <= self.recipe.epochs and 0 <= at < len(self.losses)): raise ValueError(f'there is no batch {at!r} of epoch {epoch!r}')
     weights, params = self.model.state_dict(), list(self.model.parameters())
+    stepped = (epoch, at) != (0, 0) and (bool(state['opt']['state']) or not state['scaler'])      # a scaler may have skipped all steps so far
     wanted = dict(losses=torch.zeros(at), right=0, seconds=0., history=[{k: kind() for k, kind in HISTORY.items()}]*epoch, model=weights, plateau=self.plateau.state_dict(),
-                  opt={**self.opt.state_dict(), 'state': {i: dict(step=torch.zeros(()), exp_avg=p, exp_avg_sq=p) for i, p in enumerate(params) if begun}},
+                  opt={**self.opt.state_dict(), 'state': {i: dict(step=torch.zeros(()), exp_avg=p, exp_avg_sq=p) for i, p in enumerate(params) if stepped}},
                   best=dict(valid_loss=0., epoch=0, weights=weights) if epoch else dict(valid_loss=0.))
     for part, like in wanted.items():
         if not _alike(state[part], like): raise ValueError(f'its {part} is not what a run of this recipe has there')
     if not (0 <= state['right'] <= at*self.recipe.batch_size and state['best'].get('epoch', 0) <= epoch): raise ValueError('it counts what has not happened yet')
 
+# %% ../nbs/08_train.ipynb #08-034
 @patch(cls_method=True)
 def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw):
     "Go on from the newest usable checkpoint of a run. Raises FileNotFoundError without one, ValueError for other data or a checkpoint that is none of ours."
@@ -266,7 +269,7 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw)
         raise ValueError(f'the checkpoint in {folder} does not fit: {why}') from e
     return self
 
-# %% ../nbs/08_train.ipynb #08-033
+# %% ../nbs/08_train.ipynb #08-036
 @patch
 def run_epoch(self:Training, stop=None):
     "Step to the end of the epoch -> its history row. SIGINT or SIGTERM: save after the batch, then KeyboardInterrupt. (`stop`: the event of `stop_signals`, if that is in force already.)"
@@ -285,7 +288,7 @@ def __iter__(self:Training):
         while self.epoch < self.recipe.epochs: yield self.run_epoch(stop)
         if stop.is_set(): raise KeyboardInterrupt(f'stopped after epoch {self.epoch}')
 
-# %% ../nbs/08_train.ipynb #08-070
+# %% ../nbs/08_train.ipynb #08-075
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:

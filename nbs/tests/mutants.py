@@ -26,7 +26,7 @@ CHECKS = {
     '06_evaluate': ['06_evaluate.ipynb', '11_job.ipynb', 'test_resume.py -k "norms or needs"'],
     '07_runs': ['07_runs.ipynb', 'test_faults.py -k "errors_of_the or lying or pickle or short or flips or hash or remains or malicious or no_lock"',
                 'test_resume.py -k signal', '11_job.ipynb', 'test_cli.py -k "not installed"', 'test_hostile.py -k "damaged_runs or new_checkpoint"'],
-    '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or after_batch"', '11_job.ipynb', 'test_resume.py -k "closes or inside or signal or from_the"', 'test_faults.py -k "schema or nan"', 'test_hostile.py -k "test_checkpoints or recipes"'],
+    '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '11_job.ipynb'],
     '09_gradcam': ['09_gradcam.ipynb', '11_job.ipynb'],
     '11_job': ['11_job.ipynb', '13_cli.ipynb', 'test_faults.py -k "reads or guard or depend or before_the_first or the_end or another_recipe"', 'test_cli.py -k "not installed"'],
 }

@@ -178,15 +178,15 @@ def test_from_the_one_before(tmp_path):
 
 # 5. Negative controls: leave one piece of the state out, and the comparison must see it
 
-def _no_moments(s): s['opt']['state'] = {}
+def _no_moments(s): s['opt']['state'] = {i: {k: torch.zeros_like(v) for k, v in p.items()} for i, p in s['opt']['state'].items()}
 def _first_rate(s): s['opt']['param_groups'][0]['lr'] = 1e-3
 def _fresh_plateau(s): s['plateau'] = Training(RECIPE, DATA, device='cpu').plateau.state_dict()
 def _no_cooldown(s): s['plateau']['cooldown_counter'] = 0
-def _no_best(s): s['best'] = dict(valid_loss=float('inf'))
+def _no_best(s): s['best']['valid_loss'] = float('inf')
 def _epoch_again(s): s.update(at=0, losses=s['losses'][:0], right=0)
 def _losses_gone(s): s['losses'] = torch.zeros_like(s['losses'])
 def _right_gone(s): s['right'] = 0
-def _history_gone(s): s['history'] = []
+def _history_gone(s): s['history'][0] = dict(s['history'][1], epoch=1)
 def _another_seed(s): s['recipe'] = {**s['recipe'], 'seed': 1}
 
 
