@@ -44,7 +44,7 @@ def draws(
     table[:,4] -= ANGLE
     return table.astype(np.float32)
 
-# %% ../nbs/04_augment.ipynb #04-016
+# %% ../nbs/04_augment.ipynb #04-017
 class KeyedCrop(A.RandomCrop):
     "RandomCrop at the place that the draw says."
     def get_params_dependent_on_data(self, params, data):
@@ -68,7 +68,7 @@ def keyed_steps(mean) -> list:
     fill = tuple(round(255*m) for m in mean)
     return [A.PadIfNeeded(40, 40, border_mode=0, fill=fill), KeyedCrop(32, 32), KeyedCutOut(fill=fill, p=1), KeyedRotate(border_mode=0, fill=fill, p=1)]
 
-# %% ../nbs/04_augment.ipynb #04-023
+# %% ../nbs/04_augment.ipynb #04-024
 def _on(device, *values): return [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
 
 def normalise(
@@ -116,7 +116,7 @@ def augment(
     x = rotate(cutout(crop(normalise(images, mean, std), draw), draw), draw)
     return x.contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/04_augment.ipynb #04-033
+# %% ../nbs/04_augment.ipynb #04-034
 def batches(
     images:Tensor,    # (N,32,32,3) uint8, on the device that trains
     labels:Tensor,    # (N,) int64, on the same

@@ -110,7 +110,7 @@ def mean_std(
     mean = counts @ value / counts.sum(1)
     return tuple(mean.tolist()), tuple(np.sqrt(counts @ value**2 / counts.sum(1) - mean**2).tolist())
 
-# %% ../nbs/03_data.ipynb #03-030
+# %% ../nbs/03_data.ipynb #03-031
 def split(
     labels:np.ndarray,    # (N,) of the training images
     share:float=.1,       # held out, of each class
@@ -120,7 +120,7 @@ def split(
     held = np.sort(np.concatenate([s[:round(share*len(s))] for s in shuffled]))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
-# %% ../nbs/03_data.ipynb #03-034
+# %% ../nbs/03_data.ipynb #03-035
 def _box(x, y, w, h): return np.maximum(abs(x) - w, abs(y) - h)
 
 def _turned(x, y): return (x+y)/2**.5, (x-y)/2**.5
@@ -146,7 +146,7 @@ DISTRACTORS = dict(
 
 FILLED = dict(ring=lambda x,y: np.hypot(x, y) - .98, frame=lambda x,y: _box(x, y, .92, .92), bars=lambda x,y: _box(x, y, .95, .9))
 
-# %% ../nbs/03_data.ipynb #03-038
+# %% ../nbs/03_data.ipynb #03-039
 SIDE = 32
 
 def _coverage(shapes, kinds, centre, radius):
@@ -160,7 +160,7 @@ def _coverage(shapes, kinds, centre, radius):
         out[i] = np.clip(.5 - shape(dx/r, dy/r)*r, 0, 1)
     return out
 
-# %% ../nbs/03_data.ipynb #03-041
+# %% ../nbs/03_data.ipynb #03-042
 def _background(g, n):
     "Smooth colour noise around a random mean colour, (n,32,32,3) in [0,1]; and that mean, (n,3)."
     position = np.linspace(0, 4, SIDE)
@@ -183,7 +183,7 @@ def _places(g, n, radius, taken, taken_radius):
     free = (gap > 0).all(-1)
     return tries[free.argmax(0), np.arange(n)], free.any(0)
 
-# %% ../nbs/03_data.ipynb #03-043
+# %% ../nbs/03_data.ipynb #03-044
 VARIANTS = ('clean', 'distractors', 'two', 'shortcut')
 TAG = slice(1, 6)
 
@@ -234,7 +234,7 @@ def shapes10(
     if variant not in VARIANTS: raise ValueError(f'Shapes-10 has no variant {variant!r}: choose {", ".join(VARIANTS)}')
     return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
 
-# %% ../nbs/03_data.ipynb #03-056
+# %% ../nbs/03_data.ipynb #03-057
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
 
 def read_picture(

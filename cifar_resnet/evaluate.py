@@ -34,7 +34,7 @@ def predict(
     finally:
         for m, mode in modes.items(): m.training = mode
 
-# %% ../nbs/06_evaluate.ipynb #06-011
+# %% ../nbs/06_evaluate.ipynb #06-012
 def accuracy(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -50,7 +50,7 @@ def wilson(
     found = binomtest(int(right), int(n)).proportion_ci(method='wilson')
     return float(found.low), float(found.high)
 
-# %% ../nbs/06_evaluate.ipynb #06-018
+# %% ../nbs/06_evaluate.ipynb #06-019
 def misclassified(
     logits:Tensor,      # (N,C), one row an image
     labels:Tensor,      # (N,) true classes
@@ -63,7 +63,7 @@ def misclassified(
     if order=='confident': wrong = wrong[logits[wrong].softmax(1).amax(1).argsort(descending=True, stable=True)]
     return wrong[:k]
 
-# %% ../nbs/06_evaluate.ipynb #06-020
+# %% ../nbs/06_evaluate.ipynb #06-022
 def confusion_counts(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -71,7 +71,7 @@ def confusion_counts(
     "The confusion matrix."
     return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
 
-# %% ../nbs/06_evaluate.ipynb #06-024
+# %% ../nbs/06_evaluate.ipynb #06-027
 def fit_temperature(
     logits:Tensor, # (N,C) of held-out images
     labels:Tensor, # (N,)
@@ -87,7 +87,7 @@ def confidence(
     "Class probabilities at a temperature."
     return (logits/temperature).softmax(1)
 
-# %% ../nbs/06_evaluate.ipynb #06-029
+# %% ../nbs/06_evaluate.ipynb #06-032
 def calibration(
     probabilities:Tensor, # (N,C)
     labels:Tensor,        # (N,)

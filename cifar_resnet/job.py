@@ -249,7 +249,7 @@ def _finish(folder, new, held, test, read_test, device):
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
 
-# %% ../nbs/11_job.ipynb #11-041
+# %% ../nbs/11_job.ipynb #11-043
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`

@@ -132,7 +132,7 @@ def stop_signals():
     finally:
         for s, old in usual.items(): signal.signal(s, old)
 
-# %% ../nbs/07_runs.ipynb #07-029
+# %% ../nbs/07_runs.ipynb #07-030
 @contextmanager
 def only_one(folder:str|Path):
     "Hold the lock of a run folder inside the block. Raises ValueError if another process holds it. (Without effect on Windows.)"
@@ -145,7 +145,7 @@ def only_one(folder:str|Path):
         except OSError: warnings.warn(f'{folder} cannot be locked (a mounted drive?): see to it that no second process works there')
         yield
 
-# %% ../nbs/07_runs.ipynb #07-032
+# %% ../nbs/07_runs.ipynb #07-033
 def now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 PACKAGES = 'cifar_resnet torch torchvision albumentations opencv-python-headless numpy safetensors'.split()
@@ -181,14 +181,14 @@ def provenance(device:torch.device) -> dict:
                 deterministic=torch.are_deterministic_algorithms_enabled(), cudnn_benchmark=torch.backends.cudnn.benchmark,
                 git_revision=revision, git_clean=revision and _git(top, 'status', '--porcelain', '--untracked-files=no') == '')
 
-# %% ../nbs/07_runs.ipynb #07-035
+# %% ../nbs/07_runs.ipynb #07-036
 def peak_memory(device:torch.device) -> dict:
     "The most memory that this process has held so far, and PyTorch on the GPU, in bytes; None where it is not known."
     unit = 1 if sys.platform == 'darwin' else 1024
     return dict(peak_memory_bytes=resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit,
                 peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else None)
 
-# %% ../nbs/07_runs.ipynb #07-039
+# %% ../nbs/07_runs.ipynb #07-040
 NUMBER = (int, float)
 SEALED_FILES = 'weights.safetensors', 'logits.safetensors', 'history.csv', 'split.npz'
 FIELDS = dict(schema=int, finished=bool, test_reads=int, recipe=dict, recipe_hash=str, seed=int, data_sha256=str, split_sha256=str, classes=list, mean=list, std=list, parameters=int, disk_bytes=int,
@@ -198,7 +198,7 @@ RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float,
 TEST_RESULTS = dict(test_accuracy=float, test_accuracy_ci95=list, test_loss=float, misclassified=int)
 UNKNOWN = 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes'     # may be null to the end
 
-# %% ../nbs/07_runs.ipynb #07-040
+# %% ../nbs/07_runs.ipynb #07-041
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
 SENSE = dict(classes=lambda v: len(v) > 1 and all(isinstance(c, str) for c in v), mean=_three, std=_three, temperature=lambda v: v > 0, files=lambda v: list(v) == list(SEALED_FILES))
 
@@ -213,7 +213,7 @@ def check_about(about:dict):
     if about['schema'] != 1: raise ValueError(f'it was written by another version of this package (schema {about["schema"]}, not 1)')
     if about['finished'] and about['seal'] != seal(about): raise ValueError('it was changed after the run had sealed it')
 
-# %% ../nbs/07_runs.ipynb #07-042
+# %% ../nbs/07_runs.ipynb #07-043
 def seal(about:dict) -> str:
     "The SHA-256 of all fields but the seal itself."
     return hashlib.sha256(json.dumps({k: v for k,v in about.items() if k != 'seal'}, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
     CIFAR10_DIR=... python nbs/tests/optimism.py              # print the table
     CIFAR10_DIR=... python nbs/tests/optimism.py --publish    # and write it to nbs/results/optimism.json
 
-`SEEDS` narrow networks learn the same 5,000 images by the same recipe, so that none is better than another but by luck. Each is then looked at
+`SEEDS` narrow networks learn the same 5,000 images by the same recipe; only their seeds differ. Each is then looked at
 on the 10,000 test images, and on 20,000 training images that no network has seen ("fresh"). Whoever chooses the best of n by a test set, and
 reports its accuracy there, reports too much; the fresh images say by how much. (Their own difficulty is taken off: the mean difference of all.)
 """

@@ -130,6 +130,7 @@ def test_a_second_process_is_kept_out(finished, tmp_path, capsys):
         assert main(['--out', str(run), '--resume']) == 2
         assert 'another process is at work' in capsys.readouterr().err
     assert main(['--out', str(run), '--resume']) == 0
+    assert json.loads((run/'run.json').read_text())['resumed_at'] == [1.]
 
 
 def test_explain_does_not_write_over_its_picture(finished, tmp_path, capsys):
@@ -191,3 +192,14 @@ def test_the_installed_commands():
         assert done.returncode == 0 and '--out' in done.stdout, done.stderr
     done = subprocess.run([Path(sys.executable).parent/'cifar_resnet', '--version'], capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith('cifar_resnet ')
+
+
+def test_a_damaged_run_that_lost_its_checkpoints(finished, tmp_path):
+    from safetensors.torch import load_file, save_file
+    run = shutil.copytree(finished, tmp_path/'run')
+    about = json.loads((run/'run.json').read_text())
+    (run/'run.json').write_text(json.dumps({**about, 'finished': False}))
+    for checkpoint in (run/'checkpoints').glob('*.pt'): checkpoint.unlink()
+    save_file({k: v if 'labels' in k else -v for k, v in load_file(run/'logits.safetensors').items()}, run/'logits.safetensors')
+    assert main(['--out', str(run), '--resume']) == 0
+    assert json.loads((run/'run.json').read_text())['test_loss'] == about['test_loss']

@@ -101,3 +101,12 @@ def test_a_whole_file_is_not_fetched_again(server, tmp_path):
 @pytest.mark.trust('hostile', 'servers')
 def test_a_server_that_answers_another_range(server, tmp_path):
     assert fetch([url(server, 'wrong-range'), url(server, 'good')], tmp_path/'file', SHA, len(DATA), tries=3).read_bytes() == DATA
+
+
+def test_a_wrong_file_is_fetched_again(server, tmp_path):
+    (tmp_path/'file').write_bytes(b'wrong')
+    assert fetch([url(server, 'good')], tmp_path/'file', SHA).read_bytes() == DATA
+
+
+def test_another_range_is_named(server, tmp_path):
+    with pytest.raises(OSError, match='another part'): fetch([url(server, 'wrong-range')], tmp_path/'file', SHA, len(DATA), tries=2)

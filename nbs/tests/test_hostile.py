@@ -192,6 +192,7 @@ def test_batches_whose_hash_is_right(what, said, batches, tmp_path):
 def test_batches_control(batches, tmp_path):
     batches(batch())
     assert [len(part) for part in cifar10(tmp_path)] == [20, 4]
+    assert cifar10(tmp_path)[1].images[0,1,2].tolist() == [34]*3            # number 32*1 + 2 of each plane of 1024
 
 
 # 3. pickles that would run code, in a batch and in a checkpoint
