@@ -1,5 +1,5 @@
 "Processes that start within a moment: forked from a server that has imported the package, and nothing else, beforehand."
-import multiprocessing, os, sys, time
+import multiprocessing, os, signal, sys, time
 
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['cifar_resnet.cli'])
@@ -13,6 +13,7 @@ def start(log, function, *args):
 
 
 def _child(log, function, args):
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell that starts the tests in the background has it ignored
     with open(log, 'ab', buffering=0) as f: os.dup2(f.fileno(), 1); os.dup2(f.fileno(), 2)
     sys.exit(function(*args))
 
