@@ -89,14 +89,14 @@ def cifar10(
     mirrors:list[str]=None, # https addresses of the official archive; None: `CIFAR10_MIRRORS`, else our list
 ) -> tuple[Images,Images]: # 50,000 to train on and 10,000 to test
     "CIFAR-10, fetched if need be. Raises OSError or ValueError where a file is missing, damaged or out of reach."
-    home = data_folder(data_dir)
-    if home.exists() and not home.is_dir(): raise NotADirectoryError(f'{home} is not a folder: name the one that contains {FOLDER}')
-    if not (home/FOLDER).exists():
+    folder = data_folder(data_dir)
+    if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f'{folder} is not a folder: name the one that contains {FOLDER}')
+    if not (folder/FOLDER).exists():
         urls = mirrors or os.environ.get('CIFAR10_MIRRORS', '').split() or MIRRORS
-        archive = fetch(urls, home/ARCHIVE, ARCHIVE_SHA256, ARCHIVE_BYTES)
-        take_members(archive, {f'{FOLDER}/{name}': known for name, known in BATCHES.items()}, home/f'{FOLDER}.part')
-        os.replace(home/f'{FOLDER}.part', home/FOLDER)
-    parts = [_read_batch(home/FOLDER/name) for name in BATCHES]
+        archive = fetch(urls, folder/ARCHIVE, ARCHIVE_SHA256, ARCHIVE_BYTES)
+        take_members(archive, {f'{FOLDER}/{name}': known for name, known in BATCHES.items()}, folder/f'{FOLDER}.part')
+        os.replace(folder/f'{FOLDER}.part', folder/FOLDER)
+    parts = [_read_batch(folder/FOLDER/name) for name in BATCHES]
     train, test = parts[:-1], parts[-1]
     return Images(np.concatenate([p.images for p in train]), np.concatenate([p.labels for p in train]), CIFAR10_CLASSES), test
 

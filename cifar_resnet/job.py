@@ -41,8 +41,11 @@ def run_folder(recipe:Recipe) -> Path:
 
 def _refuse_other(folder, saved, asked):
     "Raise ValueError, naming the first difference, if the run in `folder` has another recipe than asked for."
-    for k, v in asked.items():
-        if saved[k] != v: raise ValueError(f'{folder} holds a run with {k} {saved[k]}, not {v}: leave --{k} out, or choose another --out')
+    if other := _difference(saved, asked): raise ValueError(f'{folder} holds a run with {other}: leave --{other.split()[0]} out, or choose another --out')
+
+def _difference(saved, asked):
+    "The first field in which a saved recipe is not as asked, such as 'epochs 2, not 3'; None if there is none."
+    return next((f'{k} {saved[k]}, not {v}' for k, v in asked.items() if saved[k] != v), None)
 
 # %% ../nbs/11_job.ipynb #11-012
 def disk_needed(
@@ -155,10 +158,10 @@ def figures(
         every = gradcam(run.model, normalise(torch.from_numpy(shown), m['mean'], m['std']), 'all')         # (k,10,h,w)
         maps = [every[torch.arange(len(wrong)), c] for c in (claim, true)]
         scale = torch.stack(maps).amax((0,2,3))
-        left, right_ = (overlay(shown, each, scale) for each in maps)
-    else: left = right_ = shown
+        pair = [overlay(shown, each, scale) for each in maps]
+    else: pair = shown, shown
     return dict(curves=plots.curves(run.history, m['epoch']), misclassified=plots.mistakes(shown, name(true), name(claim), sure, n - right, n),
-                gradcam=plots.map_pairs(left, right_, name(claim), name(true)), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']))
+                gradcam=plots.map_pairs(*pair, name(claim), name(true)), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']))
 
 # %% ../nbs/11_job.ipynb #11-024
 def job(
@@ -218,9 +221,7 @@ def _writing(folder, mend):
 def _go_on(recipe, train, about, folder, **options):
     "The training of a run from its newest checkpoint. Raises ValueError if that belongs to another recipe."
     training = Training.resume(folder, train, **options)
-    saved = asdict(training.recipe)
-    for k, v in asdict(recipe).items():
-        if saved[k] != v: raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({k} {saved[k]}, not {v}): remove them to start anew')
+    if other := _difference(asdict(training.recipe), asdict(recipe)): raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({other}): remove them to start anew')
     write_json(folder/'run.json', {**about, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
     return training
 
@@ -249,7 +250,7 @@ def _finish(folder, new, held, test, read_test, device):
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
 
-# %% ../nbs/11_job.ipynb #11-043
+# %% ../nbs/11_job.ipynb #11-041
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`

@@ -29,7 +29,7 @@ CHECKS = {
                 'test_resume.py -k signal', '11_job.ipynb', 'test_cli.py -k "not installed"', 'test_hostile.py -k "damaged_runs or new_checkpoint"'],
     '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '11_job.ipynb'],
     '09_gradcam': ['09_gradcam.ipynb', '11_job.ipynb'],
-    '11_job': ['11_job.ipynb', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb'],
+    '11_job': ['11_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb'],
 }
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
