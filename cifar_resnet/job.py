@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits', 'store_logits', 'ship', 'judge',
-           'figures', 'job', 'explain']
+           'where_cells_look', 'figures', 'job', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
-import hashlib, io, shutil
+import hashlib, io, shutil, warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from .augment import normalise
 from .core import home, pick_device
 from .data import Images, cifar10, read_picture, shapes10, split
 from .evaluate import confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
-from .gradcam import gradcam, overlay
+from .gradcam import contrast, gradcam, overlay, receptive_centres, receptive_fields, upsample
 from .model import load_weights, summary, weights_file
 from .runs import RESULTS, TEST_RESULTS, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
 from .train import Recipe, Training, limited, load_run, read_about, recipe_from
@@ -137,6 +138,12 @@ def judge(folder:Path) -> dict: # what goes into run.json
     right, n = _right(l.test, l.test_labels)
     return {**found, 'test_reads': 1, 'test_accuracy': right/n, 'test_accuracy_ci95': wilson(right, n), 'test_loss': F.cross_entropy(l.test, l.test_labels).item(), 'misclassified': n - right}
 
+def where_cells_look(model, images:Images, about:dict, n:int=32) -> dict: # rows, columns: pixel positions
+    "The measured centres of the last map's cells, over the first `n` images."
+    x = normalise(torch.from_numpy(images.images[:n]).to(next(model.parameters()).device), about['mean'], about['std'])
+    rows, columns = receptive_centres(receptive_fields(model, x))
+    return dict(rows=rows.tolist(), columns=columns.tolist())
+
 def _right(logits, labels): return (logits.argmax(1) == labels).sum().item(), len(labels)
 
 # %% ../nbs/11_job.ipynb #11-022
@@ -154,14 +161,16 @@ def figures(
     sure, claim = confidence(logits[wrong], m['temperature']).max(1)
     true, name = labels[wrong], lambda labels: [m['classes'][i] for i in labels]
     shown = images.images[wrong.numpy()]
+    drawn, titles, margin, evidence = [shown]*3, [[], []], [], []
     if len(wrong):
-        every = gradcam(run.model, normalise(torch.from_numpy(shown), m['mean'], m['std']), 'all')         # (k,10,h,w)
-        maps = [every[torch.arange(len(wrong)), c] for c in (claim, true)]
-        scale = torch.stack(maps).amax((0,2,3))
-        pair = [overlay(shown, each, scale) for each in maps]
-    else: pair = shown, shown
+        why = contrast(run.model, normalise(torch.from_numpy(shown), m['mean'], m['std']), instead=true, target=claim)
+        maps = [upsample(each, centres=m['map_centres'].values()) for each in (why.target, why.instead, why.difference)]
+        scale = torch.stack(maps).abs().amax((0,2,3))
+        drawn = [*(overlay(shown, each, scale) for each in maps[:2]), overlay(shown, maps[2], scale, signed=True)]
+        titles = [[n if each.max() > 0 else f'{n}: none' for n, each in zip(name(c), m)] for c, m in zip((claim, true), maps)]
+        margin, evidence = why.margin, why.evidence
     return dict(curves=plots.curves(run.history, m['epoch']), misclassified=plots.mistakes(shown, name(true), name(claim), sure, n - right, n),
-                gradcam=plots.map_pairs(*pair, name(claim), name(true)), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']))
+                gradcam=plots.contrasts(shown, drawn, name(true), *titles, margin, evidence), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']))
 
 # %% ../nbs/11_job.ipynb #11-024
 def job(
@@ -245,6 +254,7 @@ def _finish(folder, new, held, test, read_test, device):
     if 'held_out' not in stored_logits(folder): store_logits(folder, 'held_out', held, about, device)
     if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device)
     about.update(judge(folder))
+    if not about.get('map_centres'): about['map_centres'] = where_cells_look(load_weights(folder/'weights.safetensors').to(device), held, about)
     run = SimpleNamespace(folder=folder, recipe=recipe_from(about['recipe']), history=read_history(folder/'history.csv'), metrics=about, model=load_weights(folder/'weights.safetensors'))
     for name, figure in figures(run, test.look() if test.reads else held).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
     write_json(folder/'run.json', sealed(about, folder))
@@ -255,14 +265,21 @@ def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`
     top:int=3,           # classes
-) -> tuple[list[dict],plots.Figure]: # [{class, confidence}], the surest first; and the figure
-    "The surest classes for a picture, with a Grad-CAM map for each. Raises ValueError if it is not a picture."
-    m = run.metrics
-    image = read_picture(path)[None]                                       # (1,32,32,3)
-    x = normalise(torch.from_numpy(image), m['mean'], m['std'])
-    sure, best = confidence(predict(run.model, x), m['temperature'])[0].topk(top)
-    maps = gradcam(run.model, x, 'all')[0, best]                            # (top,h,w)
-    names = [m['classes'][i] for i in best]
-    shown = [image[0], *overlay(image.repeat(top, 0), maps, scale='shared')]
-    figure = plots.picture_grid(shown, ['32×32', *(f'{n}, {s:.0%}' for n,s in zip(names, sure))], cols=top+1, size=1.5)
-    return [{'class': n, 'confidence': s.item()} for n,s in zip(names, sure)], figure
+) -> tuple[list[dict],plots.Figure]: # the surest first: class, confidence (calibrated), logit, evidence (the map's sum), positive (its highest value is), map (h,w) as lists; and the figure
+    "The surest classes for a picture, with a Grad-CAM map for each. Raises ValueError if it is not a picture, or for more classes than there are."
+    m, side = run.metrics, 192
+    if not 1 <= top <= len(m['classes']): raise ValueError(f'this network can name 1 to {len(m["classes"])} classes, not {top}')
+    small = read_picture(path)                                              # (32,32,3)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                                     # said above, if there was anything to say
+        large = read_picture(path, side)
+    x = normalise(torch.from_numpy(small[None]), m['mean'], m['std'])
+    logits = predict(run.model, x)[0]
+    sure, best = confidence(logits[None], m['temperature'])[0].topk(top)
+    maps = gradcam(run.model, x, 'all', relu=False)[0, best]                # (top,h,w)
+    answer = [{'class': m['classes'][c], 'confidence': p.item(), 'logit': logits[c].item(), 'evidence': each.sum().item(), 'positive': bool(each.max() > 0), 'map': each.tolist()}
+              for c, p, each in zip(best.tolist(), sure, maps)]
+    placed = upsample(maps, centres=m['map_centres'].values())
+    seen = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.NEAREST))
+    titles = [f'{row["class"]}, {row["confidence"]:.0%}' + ('' if row['positive'] else ': no evidence') for row in answer]
+    return answer, plots.picture_grid([large, seen, *overlay(large[None].repeat(top, 0), placed, scale='shared')], ['picture', 'as the network sees it', *titles], cols=top+2, size=1.5)

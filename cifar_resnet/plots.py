@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'GREY', 'Drawing', 'png', 'axes_grid', 'picture_grid', 'lr_drops', 'curves', 'mistakes',
-           'map_pairs', 'confusion', 'table']
+           'contrasts', 'confusion', 'table']
 
 # %% ../nbs/01_plots.ipynb #01-003
 import io
@@ -98,21 +98,31 @@ def mistakes(
     return picture_grid(images, [f'is {t}' for t in true], [f'called {p}, {c:.0%}' for p,c in zip(predicted, confidence)], cols=min(5, max(len(images), 3)), size=1.35, heading=heading)
 
 # %% ../nbs/01_plots.ipynb #01-023
-def map_pairs(
-    left,      # (N,H,W,3) uint8: overlays for the predicted class
-    right,     # (N,H,W,3) uint8: overlays for the true class
-    predicted, # N class names
+def contrasts(
+    images,    # (N,H,W,3) uint8
+    maps,      # three (N,H,W,3) uint8: overlays for the predicted class, for the true class, and of their difference
     true,      # N class names
-    cols:int=5,
+    predicted, # N titles for the first map, such as the predicted class ...
+    instead,   # N titles for the second, the true class
+    margin,    # (N,) logit of the predicted class less that of the true one
+    evidence,  # (N,) what of it lies in the map of the difference
+    cols:int=2,
 ) -> Figure:
-    "Pairs of Grad-CAM overlays, each under the class that it is the evidence for."
-    cols = min(cols, max(len(left), 1)); rows = max(1, -(-len(left)//cols))
-    fig = Drawing(max(cols*1.9, 4), rows*1.18 + .3, 'constrained')
-    for cell, l, r, p, t in zip(fig.subfigures(rows, cols, squeeze=False, wspace=.04).flat, left, right, predicted, true):
-        for ax, image, name, colour in zip(cell.subplots(1, 2), (l, r), (p, t), (ORANGE, BLUE)):
-            ax.imshow(image, interpolation='nearest'); ax.axis('off')
-            ax.set_title(name, fontsize=8, color=colour, pad=3)
-    fig.suptitle('Evidence for the predicted class (orange) and for the true class (blue)', fontsize=10)
+    "Why the predicted class and not the true one: for each mistake three Grad-CAM overlays, and the margin in numbers."
+    size, head, line = .92, .45, .17
+    n = len(images)
+    cols = max(1, min(cols, n)); rows = max(1, -(-n//cols))
+    tile, tall = 4*size + .25, size + 2*line + .06
+    width, height = cols*tile, rows*tall + head
+    fig = Drawing(width, height)
+    fig.text(.5, 1 - .13/height, 'Evidence for the predicted class (orange), for the true class (blue), and the difference', fontsize=9.5, ha='center', va='center')
+    for i in range(n):
+        x, y = i % cols*tile, height - head - (i//cols + 1)*tall + line                    # the lower left corner of the pictures
+        for j, (picture, title, colour) in enumerate(zip((images[i], *(m[i] for m in maps)), (f'is {true[i]}', predicted[i], instead[i], 'difference'), ('black', ORANGE, BLUE, GREY))):
+            ax = fig.add_axes([(x + j*size + .03)/width, y/height, (size - .06)/width, (size - .06)/height])
+            ax.imshow(picture, interpolation='nearest'); ax.axis('off')
+            fig.text((x + (j+.5)*size)/width, (y + size + .04)/height, title, fontsize=7.5, color=colour, ha='center', va='center')
+        fig.text((x + 2*size)/width, (y - .09)/height, f'margin {margin[i]:+.2f} = places {evidence[i]:+.2f}, biases {margin[i] - evidence[i]:+.2f}', fontsize=7.5, color=GREY, ha='center', va='center')
     return fig
 
 # %% ../nbs/01_plots.ipynb #01-027

@@ -1,0 +1,273 @@
+"Grad-CAM on many models, in many states, beside a calculation that shares no code with it; and nothing is left behind."
+import gc, warnings
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18 as torchvision_resnet18
+
+from live_memory import peak
+
+from cifar_resnet.core import seeded
+from cifar_resnet.gradcam import _affine_between, contrast, gradcam, map_layers, receptive_centres, receptive_fields, tapped
+from cifar_resnet.model import resnet18
+
+pytestmark = pytest.mark.filterwarnings('ignore:no positive evidence', 'ignore:at layer')
+X = torch.randn(3,3,32,32, generator=torch.Generator().manual_seed(0))
+
+
+def plain(model, x, target, layer, method='gradcam'):
+    "Signed maps by a full backward pass of a deep graph, one image at a time."
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    maps = []
+    for i in range(len(x)):
+        kept = []
+        handle = model.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.append(o.clone()) or kept[-1].clone())
+        with torch.enable_grad():
+            xi = x[i:i+1].clone().requires_grad_()
+            y = model(xi)[0]
+            c = int(y.argmax()) if target is None else int(torch.as_tensor(target).expand(len(x))[i])
+            g = torch.autograd.grad(y[c], kept[-1])[0]
+        handle.remove()
+        weights = g.mean((2,3), keepdim=True) if method=='gradcam' else g
+        maps.append((weights*kept[-1]).sum(1)[0].detach())
+    for m, mode in modes.items(): m.training = mode
+    return torch.stack(maps)
+
+
+def layers(*modules): return nn.Sequential(*modules)
+def eye(c=6, inplace=False): return layers(nn.Conv2d(3, c, 3, 2, 1), nn.ReLU(inplace), nn.Conv2d(c, c, 3, 2, 1), nn.ReLU(inplace))
+class MeanHead(nn.Module):
+    def __init__(self, f): super().__init__(); self.eye, self.head, self.f = eye(), nn.Linear(6, 4), f
+    def forward(self, x): return self.f(self.head, self.eye(x))
+class Twice(nn.Module):
+    "One ReLU module, called twice."
+    def __init__(self): super().__init__(); self.a, self.b, self.act, self.head = nn.Conv2d(3, 5, 3, 2), nn.Conv2d(5, 5, 3, 2), nn.ReLU(), nn.Linear(5, 4)
+    def forward(self, x): return self.head(self.act(self.b(self.act(self.a(x)))).mean((2,3)))
+class Fork(nn.Module):
+    "Two branches that know nothing of each other."
+    def __init__(self): super().__init__(); self.left, self.right, self.head = eye(), eye(), nn.Linear(12, 4)
+    def forward(self, x): return self.head(torch.cat([self.left(x), self.right(x)], 1).mean((2,3)))
+
+AFFINE_HEADS = {
+    'mean': lambda head, a: head(a.mean((2,3))), 'mean twice': lambda head, a: head(a.mean(3).mean(2)), 'sum': lambda head, a: head(a.sum((2,3))),
+    'pool, flatten': lambda head, a: head(nn.functional.adaptive_avg_pool2d(a, 1).flatten(1)), 'average pool': lambda head, a: head(nn.functional.avg_pool2d(a, 8).squeeze(3).squeeze(2)),
+    'bfloat16 head': lambda head, a: nn.functional.linear(a.mean((2,3)).bfloat16(), head.weight.bfloat16(), head.bias.bfloat16()),
+    'no bias': lambda head, a: a.mean((2,3)) @ head.weight.T}
+OTHER_HEADS = {
+    'tanh': lambda head, a: head(a.mean((2,3))).tanh(), 'max': lambda head, a: head(a.amax((2,3))), 'square': lambda head, a: head((a*a).mean((2,3))),
+    'softmax': lambda head, a: head(a.mean((2,3))).softmax(1), 'gate': lambda head, a: head(a.mean((2,3)))*a.mean((1,2,3))[:,None], 'by itself': lambda head, a: a.mean((2,3)) @ (head.weight.T*a.mean()),
+    'norm': lambda head, a: head(nn.functional.layer_norm(a.mean((2,3)), (6,)))}
+MODELS = {
+    'layer': (lambda: resnet18(width=8), 'stages.3.1'), 'batch': (lambda: resnet18('batch', width=8), 'stages.3.1'), 'early': (lambda: resnet18(width=8), 'stages.0.0'), '8×8': (lambda: resnet18(width=8, strides=(1,1,2,2)), 'stages'),
+    'stem': (lambda: resnet18('none', width=8), 'stem'), 'torchvision': (lambda: torchvision_resnet18(num_classes=4), 'layer4'), 'in place': (lambda: layers(eye(6, True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)), '0.2'),
+    'flat': (lambda: layers(eye(), nn.Flatten(), nn.Linear(384, 4)), '0'), 'twice': (Twice, 'act'), 'dropout': (lambda: layers(eye(), nn.Dropout(.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)), '0'),
+    **{name: (partial(MeanHead, f), 'eye') for name, f in {**AFFINE_HEADS, **OTHER_HEADS}.items() if name not in ('bfloat16 head', 'by itself')}}
+
+
+def made(name):
+    with seeded('test_gradcam', name): model = MODELS[name][0]()
+    return model, MODELS[name][1]
+
+
+@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('method', ['gradcam', 'hirescam'])
+def test_it_is_what_the_formula_says(name, method):
+    model, layer = made(name)
+    classes = torch.tensor([3, 0, 1])
+    for target in (None, 2, classes):
+        expected = plain(model, X, target, layer, method)
+        found = gradcam(model, X, target, layer, method, relu=False)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6*max(1, expected.abs().max().item()))
+    every = gradcam(model, X, 'all', layer, method, relu=False)
+    for c in range(every.shape[1]): torch.testing.assert_close(every[:,c], plain(model, X, c, layer, method), rtol=1e-4, atol=2e-6*max(1, every.abs().max().item()))
+    torch.testing.assert_close(gradcam(model, X[:1], 'all', layer, method, relu=False), every[:1], rtol=1e-4, atol=2e-6*max(1, every.abs().max().item()))      # fewer images than classes
+    torch.testing.assert_close(gradcam(model, X, 'all', layer, method), every.relu())
+
+
+@pytest.mark.parametrize('heads, affine', [(AFFINE_HEADS, True), (OTHER_HEADS, False)])
+def test_an_affine_head_is_recognised(heads, affine):
+    for name, f in heads.items():
+        with seeded('test_gradcam', name): model = MeanHead(f).eval()
+        for frozen in (False, True):
+            for p in model.parameters(): p.requires_grad_(not frozen)
+            with tapped({'eye': model.eye}) as seen: logits = model(X)
+            assert _affine_between(logits, seen['eye']) == affine, (name, frozen)
+
+
+STATES = {
+    'no_grad': lambda m: (m, torch.no_grad()), 'inference mode': lambda m: (m, torch.inference_mode()), 'training': lambda m: (m.train(), nullcontext()),
+    'frozen': lambda m: (m.requires_grad_(False), nullcontext()), 'channels last': lambda m: (m.to(memory_format=torch.channels_last), nullcontext()),
+    'prefix': lambda m: (nn.DataParallel(m), nullcontext()), 'compiled': lambda m: (torch.compile(m, backend='eager'), nullcontext())}
+
+
+@pytest.mark.parametrize('state', STATES)
+@pytest.mark.parametrize('name', ['layer', 'batch', 'torchvision', 'in place', 'tanh'])
+def test_states(name, state):
+    model, layer = made(name)
+    expected = {t: gradcam(model.eval(), X, t, layer, relu=False) for t in (1, 'all')}
+    model, context = STATES[state](model)
+    x = X.contiguous(memory_format=torch.channels_last) if state=='channels last' else X
+    with context:
+        for t, e in expected.items():
+            for asked in (layer, f'module.{layer}'): torch.testing.assert_close(gradcam(model, x.clone(), t, asked, relu=False), e, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['layer', 'batch', 'tanh'])
+def test_autocast(name):
+    model, layer = made(name)
+    model.eval()
+    for t in (1, 'all'):
+        expected = gradcam(model, X, t, layer, relu=False)
+        with torch.autocast('cpu', torch.bfloat16): found = gradcam(model, X, t, layer, relu=False)
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() < .05*expected.abs().max()
+
+
+def state_of(model):
+    return ({n: m.training for n, m in model.named_modules()}, [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
+            [p.grad for p in model.parameters()], [p.requires_grad for p in model.parameters()], torch.is_grad_enabled(), torch.is_inference_mode_enabled(), {k: v.clone() for k, v in model.state_dict().items()})
+
+def same(a, b): return a[:-1] == b[:-1] and all(torch.equal(v, b[-1][k]) for k, v in a[-1].items())
+
+
+CALLS = {'one class': lambda m, layer: gradcam(m, X, 1, layer), 'all': lambda m, layer: gradcam(m, X, 'all', layer), 'contrast': lambda m, layer: contrast(m, X, 2, layer=layer), 'several': lambda m, layer: gradcam(m, X, 1, [layer, layer]),
+         'layers': lambda m, layer: map_layers(m, X), 'fields': lambda m, layer: receptive_fields(m, X, layer)}
+
+
+@pytest.mark.parametrize('call', CALLS)
+@pytest.mark.parametrize('name', ['batch', 'torchvision', 'dropout'])
+@pytest.mark.parametrize('raises', [False, True])
+def test_it_leaves_everything_as_it_was(name, call, raises):
+    model, layer = made(name)
+    model.train()
+    next(m for m in model.modules() if isinstance(m, nn.Linear)).eval()                    # a mixture of modes
+    next(model.parameters()).requires_grad_(False)
+    if raises:
+        def fail(module, inputs, out): raise RuntimeError('on purpose')
+        next(m for m in model.modules() if isinstance(m, nn.Linear)).register_forward_hook(fail)       # behind the layer
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match='on purpose') if raises else nullcontext(): CALLS[call](model, layer)
+    assert same(before, state_of(model))
+
+
+def test_300_calls_leave_no_memory_behind():
+    model, layer = made('batch')
+    def tensors(): gc.collect(); return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+    def call(n):
+        for i in range(n): gradcam(model, X, 'all' if i % 2 else 1, layer)
+    call(4)
+    before, memory = tensors(), resident()
+    call(300)
+    assert tensors() <= before
+    assert resident() - memory < 8e6                  # a single forgotten graph would be 300 times this model's activations
+
+
+def resident():
+    with open('/proc/self/statm') as f: return int(f.read().split()[1])*4096
+
+
+@pytest.mark.parametrize('strides', [(1,2,2,2), (1,1,2,2)])
+@pytest.mark.parametrize('target', [0, 'all'])
+def test_it_needs_no_more_memory_than_a_forward_pass_and_one_activation(strides, target):
+    model, x = resnet18(width=16, strides=strides).eval(), X.repeat(5,1,1,1)
+    def forward():
+        with torch.no_grad(): model(x)
+    with torch.no_grad(): activation = model.features(x).nbytes
+    assert peak(lambda: gradcam(model, x, target)) <= peak(forward) + activation
+    assert peak(lambda: plain(model, x[:8], 0, 'stages')) > 2*peak(lambda: model.features(x[:1]))        # the count sees graphs
+
+
+def test_branches_that_know_nothing_of_each_other():
+    with seeded('test_gradcam', 'fork'): model = Fork()
+    expected = {name: plain(model, X, 1, name) for name in ('left', 'right')}
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        for t in (1, 'all'):
+            found = gradcam(model, X, t, ['left', 'right'], relu=False)
+            for name, e in expected.items(): torch.testing.assert_close(found[name][:,1] if t=='all' else found[name], e, rtol=1e-4, atol=1e-6)
+
+
+def test_the_default_is_the_last_map():
+    for name in ('layer', 'torchvision', 'in place', 'pool, flatten'):
+        model, _ = made(name)
+        last = list(map_layers(model, X))[-1]
+        torch.testing.assert_close(gradcam(model, X, 1), gradcam(model, X, 1, last))
+
+
+class Cut(MeanHead):
+    "The gradient is cut between map and logits."
+    def __init__(self): super().__init__(None)
+    def forward(self, x): return self.head(self.eye(x).mean((2,3)).detach())
+class Aside(MeanHead):
+    "A layer that nobody listens to."
+    def __init__(self): super().__init__(AFFINE_HEADS['mean']); self.aside = nn.Conv2d(3, 2, 3)
+    def forward(self, x): self.aside(x); return super().forward(x)
+class Sequence(MeanHead):
+    def __init__(self): super().__init__(lambda head, a: head(a.flatten(2).transpose(1, 2)))
+
+REFUSED = {
+    'no such layer': (lambda: made('layer')[0], dict(layer='layer4'), 'choose one of stem.0 8×32×32'), 'not one of its modules': (lambda: made('layer')[0], dict(layer=nn.ReLU()), 'no layer like the ReLU given: choose one of stem.0 8×32×32'),
+    'not a map': (lambda: made('layer')[0], dict(layer='head'), r'head does not return a map \(B,C,h,w\): choose one of stem.0 8×32×32'), 'no map at all': (lambda: layers(nn.Flatten(), nn.Linear(3072, 4)), {}, 'no layer of this model returns a map'),
+    'cut': (Cut, dict(layer='eye'), 'the logits do not depend on layer eye'), 'aside': (Aside, dict(layer='aside'), 'the logits do not depend on layer aside'), 'no logits': (Sequence, dict(layer='eye'), r'must give logits \(B,C\)'),
+    'class too high': (lambda: made('mean')[0], dict(target=4), 'between 0 and 3'), 'class below 0': (lambda: made('mean')[0], dict(target=-1), 'between 0 and 3'), 'two targets': (lambda: made('mean')[0], dict(target=torch.tensor([0,1])), '3 images need 3 targets'),
+    'a share': (lambda: made('mean')[0], dict(target=.5), 'must be class numbers'), 'a word': (lambda: made('mean')[0], dict(target='cat'), "None or 'all'"), 'no such method': (lambda: made('mean')[0], dict(method='cam'), 'choose gradcam or hirescam')}
+
+
+@pytest.mark.parametrize('what', REFUSED)
+def test_refused(what):
+    make, kw, said = REFUSED[what]
+    model = make()
+    before = state_of(model)
+    with pytest.raises(ValueError, match=said): gradcam(model, X, **kw)
+    assert same(before, state_of(model))
+
+
+@pytest.mark.parametrize('images', [X[0], X[:0], X[0,0]])
+def test_images_that_are_none(images):
+    with pytest.raises(ValueError, match='at least one image'): gradcam(made('mean')[0], images)
+
+
+def test_warnings():
+    model, _ = made('mean')
+    with torch.no_grad(): model.head.weight.copy_(-model.head.weight.abs())
+    with pytest.warns(UserWarning, match='no positive evidence for the class in images 0, 1, 2: the map is 0 everywhere') as said: gradcam(model, X, 1, 'eye')
+    assert said[0].filename == __file__                   # it points to the caller
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert gradcam(model, X, 'all', 'eye').sum() == 0 and gradcam(model, X, 1, 'eye', relu=False).sum() < 0
+        gradcam(made('batch')[0], X, 1, 'stages.1', relu=False)                             # no norm takes the scale away here
+    for target in (1, 'all'):
+        with pytest.warns(UserWarning, match="'stages.1' gradient times activation sums to 0") as said: gradcam(made('layer')[0], X, target, 'stages.1', relu=False)
+        assert said[0].filename == __file__
+
+
+def test_contrast_of_any_model():
+    for name in ('layer', 'tanh', 'flat'):
+        model, layer = made(name)
+        logits = model.eval()(X).detach()
+        for target, instead in ((None, 1), (torch.tensor([0,1,2]), torch.tensor([1,2,3]))):
+            why = contrast(model, X, instead, target, layer)
+            p, q = logits.argmax(1) if target is None else target, torch.as_tensor(instead).expand(3)
+            torch.testing.assert_close(why.margin, logits[range(3), p] - logits[range(3), q], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(why.difference, plain(model, X, p, layer) - plain(model, X, q, layer), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(why.evidence, why.difference.sum((1,2))); torch.testing.assert_close(why.evidence + why.rest, why.margin)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 4])
+def test_fields_of_a_box(stride):
+    "A single convolution of equal weights listens evenly to its window, wherever the picture has pixels."
+    model = layers(nn.Conv2d(3, 2, 5, stride, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    nn.init.ones_(model[0].weight)
+    fields = receptive_fields(model, X, '0')
+    i = np.arange(fields.shape[0])*stride
+    low, high = np.maximum(i - 2, 0), np.minimum(i + 2, 31)
+    for f, a, b in zip(fields[:,1], low, high):
+        rows = f.sum(1)
+        assert rows[a:b+1].min() > .99/(b - a + 1) and rows.sum() == pytest.approx(1, abs=1e-5)
+    rows, columns = receptive_centres(fields)
+    assert rows == pytest.approx((low + high)/2, abs=.05) and columns == pytest.approx((low + high)/2, abs=.05)
