@@ -130,7 +130,7 @@ def explain_main(argv:list=None) -> int: # exit code
             if several: print(path)
             for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
             print(f'where it looked: {out}')
-        if args.json: print(json.dumps(dict(run=str(args.run), map_centres=run.metrics['map_centres'], pictures=found)))
+        if args.json: print(json.dumps(dict(run=str(args.run), pictures=found)))
         if bad := sum('error' in row for row in found): raise ValueError(f'{bad} of {len(found)} files could not be explained; the others were')
     return _run('cifar_explain', action)
 

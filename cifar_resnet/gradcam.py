@@ -208,9 +208,8 @@ def receptive_fields(
     model:nn.Module,
     images:Tensor, # (B,C,H,W), normalised; the fields are means over them
     layer=None,    # one layer, as in `gradcam`
-    method:str='gradcam',
 ) -> Tensor: # (h,w,H,W), each field sums to 1
-    "Which pixels each cell of the predicted class's map listens to: its squared gradient with respect to the pixels, the weights held fixed."
+    "Which pixels each cell of a layer listens to: the squared gradient of the cell (its channels with random signs) with respect to the pixels."
     (module,), seen = _resolve(model, images, layer).values(), SimpleNamespace()
     def hook(module, inputs, out):
         seen.out = out
@@ -219,10 +218,10 @@ def receptive_fields(
     try:
         with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
             x = images.detach().clone().requires_grad_()
-            logits = model(x)
+            model(x)
     finally: handle.remove()
-    g, = torch.autograd.grad(logits.amax(1).sum(), seen.out, retain_graph=True)
-    cells = (METHODS[method](g)*seen.out).sum((0,1))                                # (h,w)
+    signs = torch.randint(0, 2, seen.out.shape[:2], generator=torch.Generator().manual_seed(0)).to(seen.out)*2 - 1
+    cells = (seen.out*signs[...,None,None]).sum((0,1))                              # (h,w)
     fields = [torch.autograd.grad(cell, x, retain_graph=True)[0].square().sum((0,1)) for cell in cells.flatten()]
     fields = torch.stack(fields).reshape(*cells.shape, *images.shape[2:])
     return fields/fields.sum((2,3), keepdim=True).clamp_min(1e-30)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits', 'store_logits', 'ship', 'judge',
-           'where_cells_look', 'figures', 'job', 'explain']
+           'figures', 'job', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
 import hashlib, io, shutil, warnings
@@ -26,7 +26,7 @@ from .augment import normalise
 from .core import home, pick_device
 from .data import Images, cifar10, read_picture, shapes10, split
 from .evaluate import confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
-from .gradcam import contrast, gradcam, overlay, receptive_centres, receptive_fields, upsample
+from .gradcam import contrast, gradcam, overlay
 from .model import load_weights, summary, weights_file
 from .runs import RESULTS, TEST_RESULTS, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
 from .train import Recipe, Training, limited, load_run, read_about, recipe_from
@@ -138,12 +138,6 @@ def judge(folder:Path) -> dict: # what goes into run.json
     right, n = _right(l.test, l.test_labels)
     return {**found, 'test_reads': 1, 'test_accuracy': right/n, 'test_accuracy_ci95': wilson(right, n), 'test_loss': F.cross_entropy(l.test, l.test_labels).item(), 'misclassified': n - right}
 
-def where_cells_look(model, images:Images, about:dict, n:int=32) -> dict: # rows, columns: pixel positions
-    "The measured centres of the last map's cells, over the first `n` images."
-    x = normalise(torch.from_numpy(images.images[:n]).to(next(model.parameters()).device), about['mean'], about['std'])
-    rows, columns = receptive_centres(receptive_fields(model, x))
-    return dict(rows=rows.tolist(), columns=columns.tolist())
-
 def _right(logits, labels): return (logits.argmax(1) == labels).sum().item(), len(labels)
 
 # %% ../nbs/11_job.ipynb #11-022
@@ -164,7 +158,7 @@ def figures(
     drawn, titles, margin, evidence = [shown]*3, [[], []], [], []
     if len(wrong):
         why = contrast(run.model, normalise(torch.from_numpy(shown), m['mean'], m['std']), instead=true, target=claim)
-        maps = [upsample(each, centres=m['map_centres'].values()) for each in (why.target, why.instead, why.difference)]
+        maps = why.target, why.instead, why.difference
         scale = torch.stack(maps).abs().amax((0,2,3))
         drawn = [*(overlay(shown, each, scale) for each in maps[:2]), overlay(shown, maps[2], scale, signed=True)]
         titles = [[n if each.max() > 0 else f'{n}: none' for n, each in zip(name(c), m)] for c, m in zip((claim, true), maps)]
@@ -254,7 +248,6 @@ def _finish(folder, new, held, test, read_test, device):
     if 'held_out' not in stored_logits(folder): store_logits(folder, 'held_out', held, about, device)
     if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device)
     about.update(judge(folder))
-    if not about.get('map_centres'): about['map_centres'] = where_cells_look(load_weights(folder/'weights.safetensors').to(device), held, about)
     run = SimpleNamespace(folder=folder, recipe=recipe_from(about['recipe']), history=read_history(folder/'history.csv'), metrics=about, model=load_weights(folder/'weights.safetensors'))
     for name, figure in figures(run, test.look() if test.reads else held).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
     write_json(folder/'run.json', sealed(about, folder))
@@ -279,7 +272,6 @@ def explain(
     maps = gradcam(run.model, x, 'all', relu=False)[0, best]                # (top,h,w)
     answer = [{'class': m['classes'][c], 'confidence': p.item(), 'logit': logits[c].item(), 'evidence': each.sum().item(), 'positive': bool(each.max() > 0), 'map': each.tolist()}
               for c, p, each in zip(best.tolist(), sure, maps)]
-    placed = upsample(maps, centres=m['map_centres'].values())
     seen = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.NEAREST))
     titles = [f'{row["class"]}, {row["confidence"]:.0%}' + ('' if row['positive'] else ': no evidence') for row in answer]
-    return answer, plots.picture_grid([large, seen, *overlay(large[None].repeat(top, 0), placed, scale='shared')], ['picture', 'as the network sees it', *titles], cols=top+2, size=1.5)
+    return answer, plots.picture_grid([large, seen, *overlay(large[None].repeat(top, 0), maps, scale='shared')], ['picture', 'as the network sees it', *titles], cols=top+2, size=1.5)

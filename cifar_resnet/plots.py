@@ -109,7 +109,7 @@ def contrasts(
     cols:int=2,
 ) -> Figure:
     "Why the predicted class and not the true one: for each mistake three Grad-CAM overlays, and the margin in numbers."
-    size, head, line = .92, .45, .17
+    size, head, line = .92, .3, .17
     n = len(images)
     cols = max(1, min(cols, n)); rows = max(1, -(-n//cols))
     tile, tall = 4*size + .25, size + 2*line + .06

@@ -194,14 +194,13 @@ SEALED_FILES = 'weights.safetensors', 'logits.safetensors', 'history.csv', 'spli
 FIELDS = dict(schema=int, finished=bool, test_reads=int, recipe=dict, recipe_hash=str, seed=int, data_sha256=str, split_sha256=str, classes=list, mean=list, std=list, parameters=int, disk_bytes=int,
               augmentation=str, amp=str, versions=dict, system=str, device=str, hardware=str, cpus=int, threads=int, cpu_capability=str, deterministic=bool, cudnn_benchmark=bool,
               git_revision=str, git_clean=bool, started=str, resumed_at=list)
-RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float, temperature=float, map_centres=dict, epoch=int, train_seconds=NUMBER, peak_memory_bytes=int, peak_gpu_memory_bytes=int, ended=str, files=dict, seal=str)
+RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float, temperature=float, epoch=int, train_seconds=NUMBER, peak_memory_bytes=int, peak_gpu_memory_bytes=int, ended=str, files=dict, seal=str)
 TEST_RESULTS = dict(test_accuracy=float, test_accuracy_ci95=list, test_loss=float, misclassified=int)
 UNKNOWN = 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes'     # may be null to the end
 
 # %% ../nbs/07_runs.ipynb #07-041
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
-def _places(v): return list(v) == ['rows', 'columns'] and all(isinstance(x, float) for way in v.values() for x in way)
-SENSE = dict(classes=lambda v: len(v) > 1 and all(isinstance(c, str) for c in v), mean=_three, std=_three, temperature=lambda v: v > 0, map_centres=_places, files=lambda v: list(v) == list(SEALED_FILES))
+SENSE = dict(classes=lambda v: len(v) > 1 and all(isinstance(c, str) for c in v), mean=_three, std=_three, temperature=lambda v: v > 0, files=lambda v: list(v) == list(SEALED_FILES))
 
 def check_about(about:dict):
     "Raise ValueError, naming the field, unless `about` has all that run.json must have, of the right kind."

@@ -9,7 +9,6 @@ What is left out keeps the table that is there. About ten minutes on one core.
 """
 import platform, sys, warnings
 from argparse import ArgumentParser
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from small_nets import store, train
 RESULTS = Path(__file__).parent.parent/'results'/'faithful.json'
 PARTS = ['head', *(f'stages.{i}.{j}' for i in (3,2,1,0) for j in (1,0)), 'stem']
 N, FEW, DRAWINGS = 2000, 500, 16        # pictures; pictures for the tests that take many passes; drawings of random weights
+MEASURED = 192                          # pictures that say where the cells look
 TWIN_SEEDS = 1, 2
 KINDS = {'LayerNorm, 8×8 cells': 'shapes10', 'BatchNorm, 8×8 cells': 'shapes10-batch', 'LayerNorm, 4×4 cells': 'shapes10-coarse'}
 
@@ -49,7 +49,7 @@ def pictures(variant, n=N):
 def maps(model, x, y, **kw): return torch.cat([gradcam(model, *part, **kw) for part in zip(x.split(250), y.split(250))])
 
 
-def centres(model, x): return receptive_centres(receptive_fields(model, x[:64]))
+def centres(model, x): return receptive_centres(receptive_fields(model, x[:MEASURED]))
 
 
 def identities(nets, x, y):
@@ -91,13 +91,12 @@ def classes(model):
     "Two objects: the share of the evidence that lies on the right one. Distractors: the evidence on them."
     _, x, y, masks = pictures('two')
     both = masks['labels2'] >= 0
-    place = partial(upsample, centres=centres(model, x))
     on = lambda heat: [mass_accuracy(heat, masks[k]) for k in ('filled', 'filled2')]
-    (a, b), (c, d) = (on(place(maps(model, x, labels))) for labels in (y, masks['labels2'].clamp_min(0)))
+    (a, b), (c, d) = (on(upsample(maps(model, x, labels))) for labels in (y, masks['labels2'].clamp_min(0)))
     share = lambda own, other, which: with_interval((own/(own + other))[which & (own + other > 0)])
     rows = [{'pictures': 'two objects', 'evidence': f'for the {name} class: on its object, of what is on either', 'share': v, 'chance': .5} for name, v in (('first', share(a, b, both)), ('second', share(d, c, both)))]
     _, x, y, masks = pictures('distractors')
-    heat = upsample(maps(model, x, y), centres=centres(model, x))
+    heat = upsample(maps(model, x, y))
     any_ = masks['distractor'].any(2).any(1)
     for name, k in (('the object', 'filled'), ('the distractors', 'distractor')):
         rows.append({'pictures': 'distractors', 'evidence': f'on {name}', 'share': with_interval(mass_accuracy(heat, masks[k])[any_]), 'chance': round(masks[k][any_].float().mean().item(), 3)})
@@ -107,19 +106,19 @@ def classes(model):
 def shortcut(cheat, honest):
     "Pointing and mass on the square and on the object."
     test, x, y, masks = pictures('shortcut')
-    heats = {f'a network that {does}': upsample(maps(net, x, y), centres=centres(net, x)) for does, net in (('learned with squares', cheat), ('never saw one', honest))}
+    heats = {f'a network that {does}': upsample(maps(net, x, y)) for does, net in (('learned with squares', cheat), ('never saw one', honest))}
     heats |= {'oracle for the square': references(test.images, masks['tag'], (8,8))['oracle'], 'chance': torch.ones(len(x),32,32)}
     return [{'map of': name, **{f'{what} {place}': with_interval(f(heat, masks[k])) for place, k in (('on the square', 'tag'), ('on the object', 'filled')) for what, f in (('pointing', pointing), ('mass', mass_accuracy))}} for name, heat in heats.items()]
 
 
 def randomisation(model, x, y, filled=None):
     "What is left of the maps after each part has been forgotten: means over drawings, each the mean of all pictures."
-    signed, place = maps(model, x, y, relu=False), partial(upsample, centres=centres(model, x))
+    signed = maps(model, x, y, relu=False)
     def look(raw):
         row = dict(correlation=rank_correlation(signed, raw).mean())
         if filled is not None:
-            heat = place(raw).relu()
-            for k, f in (('pointing', pointing), ('mass', mass_accuracy)): row |= {k: f(heat, filled).mean().item(), f'{k} of others': f(heat, filled.roll(1, 0)).mean().item(), f'{k} of the negative': f(place(-raw).relu(), filled).mean().item()}
+            heat = upsample(raw).relu()
+            for k, f in (('pointing', pointing), ('mass', mass_accuracy)): row |= {k: f(heat, filled).mean().item(), f'{k} of others': f(heat, filled.roll(1, 0)).mean().item(), f'{k} of the negative': f(upsample(-raw).relu(), filled).mean().item()}
         return row
     drawings = [[look(maps(net, x, y, relu=False)) for _, net in cascade(model, PARTS, seed)] for seed in range(DRAWINGS)]
     first = {k: [round(float(v), 5)]*3 for k, v in look(signed).items()}
@@ -129,7 +128,7 @@ def randomisation(model, x, y, filled=None):
 def erase(model, x, y, **others):
     "Deletion and insertion by the map, at random and by `others`."
     raw = maps(model, x, y, relu=False)
-    heats = {'Grad-CAM': upsample(raw, centres=centres(model, x)), 'Grad-CAM, on tiles': upsample(raw), **others, 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
+    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
     found = {}
     for name, heat in heats.items():
         found[name] = {}
@@ -142,8 +141,8 @@ def erase(model, x, y, **others):
 def occlude(model, x, y):
     "Rank correlation of the map with true occlusion of 16 cells."
     raw, falls = maps(model, x, y, relu=False), occlusion(model, x, y)
-    measured, tiles = (F.avg_pool2d(upsample(raw, centres=c)[:,None], 8)[:,0] for c in (centres(model, x), None))
-    return {'the same picture': some(rank_correlation(measured, falls)), 'the same picture, map on tiles': some(rank_correlation(tiles, falls)), 'another picture': some(rank_correlation(measured, falls.roll(1, 0)))}
+    tiles, measured = (F.avg_pool2d(upsample(raw, centres=c)[:,None], 8)[:,0] for c in (None, centres(model, x)))
+    return {'the same picture': some(rank_correlation(tiles, falls)), 'the same picture, cells as measured': some(rank_correlation(measured, falls)), 'another picture': some(rank_correlation(tiles, falls.roll(1, 0)))}
 
 
 def reach(model, x, hold=False):

@@ -2,7 +2,9 @@
 import hashlib, json, shutil, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cifar_resnet.cli import explain_main, main
 from cifar_resnet.data import FOLDER
@@ -184,6 +186,58 @@ def test_explain_a_picture(finished, tmp_path, capsys):
     assert explain_main([str(finished/'curves.png'), '--run', str(finished), '--out', str(tmp_path/'where.png')]) == 0
     out = capsys.readouterr().out
     assert out.count('%') == 3 and (tmp_path/'where.png').stat().st_size > 1000
+
+
+def test_explain_as_json(finished, tmp_path, capsys):
+    assert explain_main([str(finished/'curves.png'), '--run', str(finished), '--out', str(tmp_path/'where.png'), '--json', '--top', '2']) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (row,) = answer['pictures']
+    assert row['figure'] == str(tmp_path/'where.png') and len(row['classes']) == 2
+    assert set(row['classes'][0]) == {'class', 'confidence', 'logit', 'evidence', 'positive', 'map'}
+    assert np.array(row['classes'][0]['map']).shape == (4, 4)
+
+
+def pictures_of_every_kind(folder):
+    "The same scene in many modes, formats and sizes, and turned by EXIF."
+    wide = Image.fromarray((np.indices((90, 160)).sum(0)[...,None]*[1,.5,.2]).astype(np.uint8))
+    folder.mkdir()
+    for mode in ('RGB', 'L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'):
+        picture = Image.fromarray(np.arange(90*160, dtype=np.uint16).reshape(90, 160)) if mode == 'I;16' else wide.convert(mode)
+        picture.save(folder/f'{mode.replace(";", "")}.{"jpg" if mode == "CMYK" else "png"}')
+    exif = Image.Exif(); exif[0x0112] = 6
+    wide.rotate(90, expand=True).save(folder/'turned.jpg', exif=exif, quality=95)
+    wide.save(folder/'plain.webp'); wide.save(folder/'RGB.jpg'); wide.resize((5, 3)).save(folder/'tiny.gif'); wide.resize((3000, 2000)).save(folder/'large.jpg')
+    (folder/'notes.txt').write_text('no picture, by its ending'); (folder/'inside').mkdir()
+
+
+def test_explain_a_folder(finished, tmp_path, capsys):
+    pictures_of_every_kind(tmp_path/'album')
+    assert explain_main([str(tmp_path/'album'), '--run', str(finished), '--out', str(tmp_path/'figures'), '--json']) == 0
+    answer = json.loads(capsys.readouterr().out)
+    figures = {Path(row['figure']).name for row in answer['pictures']}
+    assert len(figures) == len(answer['pictures']) == 13 and figures == {p.name for p in (tmp_path/'figures').iterdir()}
+    assert {'RGB.png-gradcam.png', 'RGB.jpg-gradcam.png', 'turned-gradcam.png'} <= figures
+    seen = {Path(row['picture']).name: np.array(row['classes'][0]['map']) for row in answer['pictures']}
+    assert np.abs(seen['turned.jpg'] - seen['RGB.png']).max() < .2*np.abs(seen['RGB.png']).max()          # upright, whatever the camera did
+
+
+def test_a_folder_with_something_broken(finished, tmp_path, capsys):
+    (tmp_path/'album').mkdir()
+    shutil.copy(finished/'curves.png', tmp_path/'album')
+    (tmp_path/'album'/'broken.png').write_text('not a picture')
+    assert explain_main([str(tmp_path/'album'), '--run', str(finished), '--out', str(tmp_path/'figures')]) == 2
+    said = capsys.readouterr()
+    assert 'broken.png cannot be read as a picture' in said.err and '1 of 2 files could not be explained; the others were' in said.err
+    assert said.out.count('%') == 3 and (tmp_path/'figures'/'curves-gradcam.png').exists()
+
+
+@pytest.mark.parametrize('more, said', [([], 'holds no pictures'), (['--top', '11'], '1 to 10 classes, not 11'), (['--top', '0'], '1 to 10 classes, not 0'), (['--top', 'x'], "invalid int value: 'x'")])
+def test_explain_refuses(finished, tmp_path, capsys, more, said):
+    picture = finished/'curves.png' if more else tmp_path
+    try: code = explain_main([str(picture), '--run', str(finished), '--out', str(tmp_path/'x.png'), *more])
+    except SystemExit as e: code = e.code
+    err = capsys.readouterr().err
+    assert code == 2 and said in err and err.count('\n') == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_installed_commands():

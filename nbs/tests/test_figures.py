@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from cifar_resnet import plots
 from cifar_resnet.augment import normalise
-from cifar_resnet.data import shapes10
+from cifar_resnet.data import read_picture, shapes10
 from cifar_resnet.evaluate import confidence, confusion_counts, misclassified, predict
 from cifar_resnet.gradcam import gradcam, overlay
 from cifar_resnet.job import explain, figures, job, ship
@@ -35,7 +35,7 @@ def seen_by(monkeypatch, *names):
 
 
 def test_what_the_figures_show(run, monkeypatch):
-    seen = seen_by(monkeypatch, 'mistakes', 'map_pairs', 'confusion')
+    seen = seen_by(monkeypatch, 'mistakes', 'contrasts', 'confusion')
     figures(run, TEST)
     stored = load_file(run.folder/'logits.safetensors')
     logits, labels = stored['test'], stored['test_labels']
@@ -46,12 +46,17 @@ def test_what_the_figures_show(run, monkeypatch):
     assert (images == TEST.images[wrong]).all() and (true_, claim_) == (true, claim) and (mistakes, of) == (run.metrics['misclassified'], 200)
     assert torch.allclose(sure, confidence(logits[wrong], run.metrics['temperature']).amax(1))
 
+    shown, drawn, is_, left, right, margin, evidence = seen['contrasts']
     x = normalise(torch.from_numpy(images), run.metrics['mean'], run.metrics['std'])
-    maps = [gradcam(run.model, x, classes) for classes in (logits[wrong].argmax(1), labels[wrong])]
-    scale = torch.stack(maps).amax((0,2,3))
-    *drawn, left, right = seen['map_pairs']
-    assert (left, right) == (claim, true)
-    for picture, each in zip(drawn, maps, strict=True): assert abs(picture.astype(int) - overlay(images, each, scale)).max() <= 1
+    maps = [gradcam(run.model, x, classes, relu=False) for classes in (logits[wrong].argmax(1), labels[wrong])]
+    maps.append(maps[0] - maps[1])
+    scale = torch.stack(maps).abs().amax((0,2,3))
+    assert (shown == images).all() and is_ == true
+    for titles, names, m in ((left, claim, maps[0]), (right, true, maps[1])): assert titles == [n if each.max() > 0 else f'{n}: none' for n, each in zip(names, m)]
+    for picture, each, signed in zip(drawn, maps, (False, False, True), strict=True): assert abs(picture.astype(int) - overlay(images, each, scale, signed=signed)).max() <= 1
+    expected = logits[wrong].gather(1, torch.stack([logits[wrong].argmax(1), labels[wrong]], 1))
+    assert torch.allclose(margin, expected[:,0] - expected[:,1], atol=1e-4) and (margin > 0).all()
+    assert torch.allclose(evidence, maps[2].sum((1,2)), atol=1e-4)
     assert (seen['confusion'][0] == confusion_counts(logits, labels)).all()
 
 
@@ -59,12 +64,18 @@ def test_what_a_picture_of_ones_own_shows(run, tmp_path, monkeypatch):
     (tmp_path/'picture.png').write_bytes(png(figures(run, TEST)['confusion']))
     seen = seen_by(monkeypatch, 'picture_grid')
     answer, _ = explain(tmp_path/'picture.png', run)
-    image, *drawn = seen['picture_grid'][0]
-    x = normalise(torch.from_numpy(image[None]), run.metrics['mean'], run.metrics['std'])
-    best = predict(run.model, x)[0].topk(3).indices.tolist()
+    large, small, *drawn = seen['picture_grid'][0]
+    assert (large == read_picture(tmp_path/'picture.png', 192)).all() and (small[3::6,3::6] == read_picture(tmp_path/'picture.png')).all()
+    x = normalise(torch.from_numpy(np.array(small[None,3::6,3::6])), run.metrics['mean'], run.metrics['std'])
+    logits = predict(run.model, x)[0]
+    best = logits.topk(3).indices.tolist()
     assert [row['class'] for row in answer] == [TEST.classes[c] for c in best]
-    maps = torch.cat([gradcam(run.model, x, c) for c in best])
-    assert abs(np.stack(drawn) - overlay(image[None].repeat(3, 0), maps, 'shared').astype(int)).max() <= 1
+    assert np.allclose([row['logit'] for row in answer], logits[best], atol=1e-5)
+    assert np.allclose([row['confidence'] for row in answer], (logits/run.metrics['temperature']).softmax(0)[best], atol=1e-5)
+    maps = torch.cat([gradcam(run.model, x, c, relu=False) for c in best])
+    assert np.allclose([row['map'] for row in answer], maps, atol=1e-5)
+    for row, m in zip(answer, maps): assert np.isclose(row['evidence'], m.sum(), atol=1e-4) and row['positive'] == bool(m.max() > 0)
+    assert abs(np.stack(drawn) - overlay(large[None].repeat(3, 0), maps, 'shared').astype(int)).max() <= 1
 
 
 def test_the_best_weights_are_shipped(tmp_path):
