@@ -35,7 +35,7 @@ def mass_accuracy(
     mask:Tensor, # (N,H,W) bool
 ) -> Tensor: # (N,)
     "The share of the evidence inside the mask (Arras et al. 2022); for an empty map, the mask's share of the picture."
-    heat = heat.clamp_min(0)
+    heat = heat.clamp_min(0).double()
     heat = torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)
     return (heat*mask).sum((1,2))/heat.sum((1,2))
 
@@ -56,7 +56,8 @@ def iou(
     mask:Tensor, # (N,H,W) bool
 ) -> Tensor: # (N,)
     "Intersection over union of the mask and the region where the map is at least half its maximum."
-    region = heat >= heat.amax((1,2), keepdim=True).clamp_min(0)/2
+    heat = heat.clamp_min(0)
+    region = heat >= heat.amax((1,2), keepdim=True)/2
     return (region & mask).sum((1,2))/(region | mask).sum((1,2))
 
 def centroid(
@@ -65,7 +66,7 @@ def centroid(
     "The centre of mass of each map."
     heat = heat.clamp_min(0).double()
     heat = torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)
-    down, across = (torch.arange(n, dtype=torch.double) for n in heat.shape[1:])
+    down, across = (torch.arange(n, dtype=torch.double, device=heat.device) for n in heat.shape[1:])
     return torch.stack([heat.sum(2) @ down, heat.sum(1) @ across], 1)/heat.sum((1,2))[:,None]
 
 def localisation(
@@ -101,18 +102,24 @@ def interval(
     half = stats.t.ppf(.975, len(v)-1)*v.std(ddof=1)/len(v)**.5
     return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
 
-# %% ../nbs/10_faithful.ipynb #10-047
+# %% ../nbs/10_faithful.ipynb #10-051
 def cascade(
     model:nn.Module,
     parts:list, # names of submodules, from the head down
     seed:int=0,
 ):
-    "Yield (name, model) for each part: a copy of the model in which this part and those before have new random weights (cascading randomisation, Adebayo et al. 2018). Raises AttributeError for a part that is not there."
+    """Yield (name, copy of the model) for each part: in it this part and those before have new random weights (cascading randomisation, Adebayo et al. 2018).
+    It is one copy, which goes on forgetting: look at it before the next. Raises AttributeError for a part that is not there, ValueError for one that cannot be drawn anew."""
     model = deepcopy(model)
+    device = next(model.parameters()).device
     for part in parts:
+        forgets = model.get_submodule(part).cpu()                           # the same weights on every device
+        for name, module in forgets.named_modules():
+            if [*module.parameters(recurse=False)] and not hasattr(module, 'reset_parameters'): raise ValueError(f'{part}.{name} ({type(module).__name__}) has weights, but no reset_parameters to draw them anew')
         with seeded('cascade', seed, part):
-            for module in model.get_submodule(part).modules():
+            for module in forgets.modules():
                 if hasattr(module, 'reset_parameters'): module.reset_parameters()
+        forgets.to(device)
         yield part, model
 
 def rank_correlation(
@@ -124,9 +131,10 @@ def rank_correlation(
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
     return (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum(1)), 1e-12)
 
-# %% ../nbs/10_faithful.ipynb #10-053
+# %% ../nbs/10_faithful.ipynb #10-057
 def _score(model, images, target, probability=False):
     "Logit, or probability, of a target class (N,)."
+    if len(target) != len(images): raise ValueError(f'{len(images)} images need {len(images)} targets, not {len(target)}')
     logits = predict(model, images)
     return (logits.softmax(1) if probability else logits).gather(1, target.cpu()[:,None])[:,0]
 
@@ -141,7 +149,7 @@ def erasing(
 ) -> Tensor: # (N,steps+1) probabilities of the target class, from nothing to everything hidden (or shown)
     "Deletion and insertion curves (Petsiuk et al. 2018). Raises ValueError for patches that do not tile the picture."
     if images.shape[2] % patch or images.shape[3] % patch: raise ValueError(f'patches of {patch} do not tile pictures of {images.shape[2]}×{images.shape[3]}')
-    per_patch = F.avg_pool2d(heat[:,None].float(), patch)                                                  # (N,1,h,w)
+    per_patch = F.avg_pool2d(heat.to(images.device)[:,None].float(), patch)                                                  # (N,1,h,w)
     rank = per_patch.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).reshape(per_patch.shape)
     n, colour = rank[0].numel(), images.mean((2,3), keepdim=True)
     curve = []
@@ -158,16 +166,20 @@ def occlusion(
     cells:int=4,    # hidden one at a time, cells×cells of them
 ) -> Tensor: # (N,cells,cells): by how much the logit falls
     "What the logit loses when one cell of the picture gets the picture's mean colour (Zeiler & Fergus 2014, arXiv:1311.2901)."
-    before, colour, falls = _score(model, images, target), images.mean((2,3)), []
+    before = _score(model, images, target)
+    return torch.stack([before - _score(model, hidden, target) for hidden in _one_hidden(images, cells)], 1).reshape(-1, cells, cells)
+
+def _one_hidden(images, cells):
+    "Yield the images with one of cells×cells patches in each image's mean colour."
+    if images.shape[2] % cells or images.shape[3] % cells: raise ValueError(f'{cells}×{cells} cells do not tile pictures of {images.shape[2]}×{images.shape[3]}')
     h, w = (n//cells for n in images.shape[2:])
     for i in range(cells):
         for j in range(cells):
             hidden = images.clone()
-            hidden[:,:,i*h:(i+1)*h,j*w:(j+1)*w] = colour[...,None,None]
-            falls.append(before - _score(model, hidden, target))
-    return torch.stack(falls, 1).reshape(-1, cells, cells)
+            hidden[:,:,i*h:(i+1)*h,j*w:(j+1)*w] = images.mean((2,3), keepdim=True)
+            yield hidden
 
-# %% ../nbs/10_faithful.ipynb #10-062
+# %% ../nbs/10_faithful.ipynb #10-067
 @contextmanager
 def held_norms(
     model:nn.Module,
@@ -177,15 +189,20 @@ def held_norms(
     norms, known, handles = [m for m in model.modules() if isinstance(m, nn.GroupNorm)], {}, []
     parts = lambda norm, x: x.reshape(len(x), norm.num_groups, -1)
     def note(norm, inputs, out):
+        if norm in known: raise ValueError('a norm that is called more than once cannot be held')
         x = parts(norm, inputs[0])
         known[norm] = x.mean(2, keepdim=True), (x.var(2, keepdim=True, unbiased=False) + norm.eps).rsqrt()
     def hold(norm, inputs, out):
         mean, scale = known[norm]
+        if len(inputs[0]) != len(mean): raise ValueError(f'the statistics of {len(mean)} images are held: give as many, not {len(inputs[0])}')
         x = ((parts(norm, inputs[0]) - mean)*scale).reshape_as(inputs[0])
-        return x*norm.weight[:,None,None] + norm.bias[:,None,None]
+        if not norm.affine: return x
+        gain, bias = (v.view(-1, *[1]*(x.dim()-2)) for v in (norm.weight, norm.bias))
+        return x*gain + bias
     try:
         handles = [m.register_forward_hook(note) for m in norms]
         predict(model, images, bs=len(images))
+        known = {norm: tuple(v.clone() for v in both) for norm, both in known.items()}       # normal tensors, which may enter a graph
         for h in handles: h.remove()
         handles = [m.register_forward_hook(hold) for m in norms]
         yield
@@ -200,16 +217,10 @@ def influence(
 ) -> Tensor: # (cells²,h,w): change of each cell (2-norm over channels), in units of the map's root mean square; mean over images
     "How far each patch of a picture reaches: by how much the last map changes when the patch gets the mean colour."
     features = lambda x: predict(_Features(model), x, bs=len(x))
-    before, colour, reach = features(images), images.mean((2,3)), []
+    before = features(images)
     size = before.square().sum(1).mean((1,2)).sqrt()[:,None,None]
-    h, w = (n//cells for n in images.shape[2:])
     with held_norms(model, images) if hold else nullcontext():
-        for i in range(cells):
-            for j in range(cells):
-                hidden = images.clone()
-                hidden[:,:,i*h:(i+1)*h,j*w:(j+1)*w] = colour[...,None,None]
-                reach.append(((features(hidden) - before).norm(dim=1)/size).mean(0))
-    return torch.stack(reach)
+        return torch.stack([((features(hidden) - before).norm(dim=1)/size).mean(0) for hidden in _one_hidden(images, cells)])
 
 class _Features(nn.Module):
     "A model that gives its last map in place of logits."

@@ -25,8 +25,9 @@ def tapped(layers:dict[str,nn.Module]):
     def tap(name):
         def hook(module, inputs, out):
             if not isinstance(out, Tensor) or not out.is_floating_point(): return
-            torch.set_grad_enabled(True)
-            seen[name] = out if out.requires_grad else out.detach().requires_grad_()
+            if name in seen: warnings.warn(f'layer {name!r} is called more than once: the map is that of its last call')
+            if not seen: torch.set_grad_enabled(True)             # later, whatever the model itself wants
+            seen[name] = out.detach().requires_grad_() if torch.is_grad_enabled() and not out.requires_grad else out
             return seen[name].clone()
         return hook
     handles = [module.register_forward_hook(tap(name)) for name, module in layers.items()]
@@ -43,14 +44,15 @@ def _evaluating(model):
     model.eval()
     try: yield
     finally:
-        for m, mode in modes.items(): m.training = mode
+        for m, mode in modes.items():                             # parents come before their children
+            if m.training != mode: m.train(mode)
 
 def map_layers(
     model:nn.Module,
     images:Tensor, # (B,C,H,W); the first is used
 ) -> dict[str,tuple]: # name -> (channels, h, w), in the order in which they return
     "The layers of a model that return a map larger than 1×1."
-    found, handles = {}, []
+    model, found, handles = _plain(model), {}, []
     def note(name): return lambda module, inputs, out: found.update({name: tuple(out.shape[1:])}) if isinstance(out, Tensor) and out.dim()==4 and out[0,0].numel()>1 else None
     try:
         for name, module in model.named_modules():
@@ -60,15 +62,18 @@ def map_layers(
         for h in handles: h.remove()
     return found
 
+def _plain(model): return getattr(model, '_orig_mod', model)          # of a compiled model, the one that it was made from
+
 def _choices(model, images): return 'choose one of ' + ', '.join(f'{name} {"×".join(map(str, shape))}' for name, shape in map_layers(model, images).items())
 
 def _resolve(model, images, layer) -> dict:
     "The layers that are meant, by name. `layer`: a module, a dotted name, a list of them, or None for the last that returns a map."
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(layer, (list, tuple)) and not layer: raise ValueError(f'name at least one layer: {_choices(model, images)}')
     if layer is None:
         if not (found := map_layers(model, images)): raise ValueError('no layer of this model returns a map (B,C,h,w) larger than 1×1, so there is nothing to look at')
         layer = list(found)[-1]
-    names = {id(m): name for name, m in modules.items()}
+    names = {id(m): name for name, m in model.named_modules()}
     out = {}
     for one in layer if isinstance(layer, (list, tuple)) else [layer]:
         name = names.get(id(one)) if isinstance(one, nn.Module) else next((n for n in (one, f'module.{one}', str(one).removeprefix('module.')) if n in modules), None)
@@ -97,18 +102,21 @@ def _signed_maps(model, images, targets, layer, method):
     "Logits (B,C), and signed maps (B,T,h,w) by layer name for a list of T targets; None: for every class."
     if method not in METHODS: raise ValueError(f'there is no method {method!r}: choose {" or ".join(METHODS)}')
     if images.dim() != 4 or not len(images): raise ValueError(f'images must be (B,C,H,W) with at least one image, not {tuple(images.shape)}')
-    model = getattr(model, '_orig_mod', model)                                 # of a compiled model, the one that it was made from
+    model = _plain(model)
     layers = _resolve(model, images, layer)
-    with _evaluating(model), tapped(layers) as seen:
-        logits = model(images)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images): raise ValueError('the model must give logits (B,C), one row an image')
-        for name in layers:
-            if name not in seen or seen[name].dim() != 4: raise ValueError(f'layer {name} does not return a map (B,C,h,w): {_choices(model, images)}')
-        acts = list(seen.values())
-        with torch.autocast(images.device.type, enabled=False):
-            if targets is None and len(acts)==1 and _affine_between(logits, acts[0]): found = [_all_maps(logits, acts[0], METHODS[method])]
-            else: found = _maps_by_class(logits, seen, [torch.full((len(images),), c) for c in range(logits.shape[1])] if targets is None else targets, METHODS[method])
+    with _evaluating(model), tapped(layers) as seen: logits = model(images)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images): raise ValueError('the model must give logits (B,C), one row an image')
+    for name in layers: _check_map(name, seen.get(name), model, images)
+    acts = list(seen.values())
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        if targets is None and len(acts)==1 and _affine_between(logits, acts[0]): found = [_all_maps(logits, acts[0], METHODS[method])]
+        else: found = _maps_by_class(logits, seen, [torch.full((len(images),), c) for c in range(logits.shape[1])] if targets is None else targets, METHODS[method])
     return logits.detach(), {name: m.to(images.device) for name, m in zip(seen, found)}
+
+def _check_map(name, out, model, images):
+    "Raise ValueError unless a layer returned one map for each image."
+    if out is None or out.dim() != 4: raise ValueError(f'layer {name} does not return a map (B,C,h,w), or was not called (in a compiled part, perhaps): {_choices(model, images)}')
+    if len(out) != len(images): raise ValueError(f'layer {name} returns {len(out)} maps for {len(images)} images: choose a layer that returns one for each')
 
 def _maps_by_class(logits, seen, targets, weights):
     "Signed maps (B,T,h,w) for each layer, by one backward pass for each of the T targets."
@@ -116,7 +124,7 @@ def _maps_by_class(logits, seen, targets, weights):
     for i, target in enumerate(targets):
         score = logits.gather(1, _targets(target, logits)[:,None]).sum()       # images do not mix, so the sum is no loss
         try: grads = torch.autograd.grad(score, list(seen.values()), retain_graph=i < len(targets)-1)
-        except RuntimeError as e: raise ValueError(f'the logits do not depend on layer {" and ".join(seen)}, or the model cuts the gradient on the way: choose another layer ({str(e).split(".")[0]})') from e
+        except RuntimeError as e: raise ValueError(f'the logits do not depend on layer {" and ".join(seen)}, or the model cuts the gradient on the way: choose another layer ({str(e).splitlines()[0]})') from e
         maps.append([])
         for (name, a), g in zip(seen.items(), grads):
             a, g = a.detach().float(), g.float()
@@ -145,14 +153,14 @@ def gradcam(
     return maps if isinstance(layer, (list, tuple)) else maps[next(iter(maps))]
 
 # %% ../nbs/09_gradcam.ipynb #09-027
-AFFINE = {f'{step}Backward0' for step in 'Addmm Mm View UnsafeView ReshapeAlias Clone ToCopy Squeeze T AvgPool2D AdaptiveAvgPool2D'.split()} | {f'{step}Backward1' for step in 'Mean Sum Squeeze'.split()}
+AFFINE = {f'{step}Backward0' for step in 'Addmm Mm View UnsafeView Clone ToCopy Squeeze T AvgPool2D AdaptiveAvgPool2D'.split()} | {f'{step}Backward1' for step in 'Mean Sum Squeeze'.split()}
 
 def _affine_between(logits, act) -> bool:
     "Whether the logits are one affine function of `act`, the same for every image."
     node = logits.grad_fn
     while node is not None:
         if hasattr(node, 'variable'): return node.variable is act
-        if node.name() not in AFFINE: return False
+        if node.name() not in AFFINE or ('View' in node.name() and node._saved_self_sym_sizes[0] != len(logits)): return False     # images must not mix
         ways = [n for n, _ in node.next_functions if _leads_to(n, act)]
         if len(ways) != 1: return False
         node = ways[0]
@@ -197,6 +205,7 @@ def contrast(
     method:str='gradcam',
 ) -> SimpleNamespace: # signed maps `target`, `instead`, `difference`, each (B,h,w); `evidence` (the sum of the difference), `rest` and `margin`, each (B,)
     "Why p rather than q? Margin = evidence + rest; the rest is the difference of the biases where the layer feeds a mean and a linear head. Raises ValueError as `gradcam` does."
+    if isinstance(layer, (list, tuple)): raise ValueError('a contrast is of one layer, not of a list')
     logits, maps = _signed_maps(model, images, [target, instead], layer, method)
     p, q = next(iter(maps.values())).unbind(1)
     score = [logits.gather(1, _targets(t, logits)[:,None])[:,0].float() for t in (target, instead)]
@@ -210,8 +219,11 @@ def receptive_fields(
     layer=None,    # one layer, as in `gradcam`
 ) -> Tensor: # (h,w,H,W), each field sums to 1
     "Which pixels each cell of a layer listens to: the squared gradient of the cell (its channels with random signs) with respect to the pixels."
-    (module,), seen = _resolve(model, images, layer).values(), SimpleNamespace()
+    if isinstance(layer, (list, tuple)): raise ValueError('fields are of one layer, not of a list')
+    model = _plain(model)
+    ((name, module),), seen = _resolve(model, images, layer).items(), SimpleNamespace(out=None)
     def hook(module, inputs, out):
+        if not isinstance(out, Tensor): return
         seen.out = out
         return out.clone()
     handle = module.register_forward_hook(hook)
@@ -220,6 +232,7 @@ def receptive_fields(
             x = images.detach().clone().requires_grad_()
             model(x)
     finally: handle.remove()
+    _check_map(name, seen.out, model, images)
     signs = torch.randint(0, 2, seen.out.shape[:2], generator=torch.Generator().manual_seed(0)).to(seen.out)*2 - 1
     cells = (seen.out*signs[...,None,None]).sum((0,1))                              # (h,w)
     fields = [torch.autograd.grad(cell, x, retain_graph=True)[0].square().sum((0,1)) for cell in cells.flatten()]
@@ -246,7 +259,7 @@ def upsample(
 ) -> Tensor: # (B,*size) or (B,C,*size)
     "Maps enlarged to the pictures' size, bilinear. Raises ValueError for centres that do not fit."
     if centres is None: centres = [(np.arange(cells) + .5)*pixels/cells - .5 for cells, pixels in zip(maps.shape[-2:], size)]
-    if tuple(map(len, centres)) != tuple(maps.shape[-2:]) or any((np.diff(c) <= 0).any() for c in centres): raise ValueError(f'centres must be {maps.shape[-2]} rows and {maps.shape[-1]} columns in increasing order, one for each cell')
+    if tuple(map(len, centres)) != tuple(maps.shape[-2:]) or not all((np.diff(c) > 0).all() for c in centres): raise ValueError(f'centres must be {maps.shape[-2]} rows and {maps.shape[-1]} columns in increasing order, one for each cell')
     down, across = (_stretch(c, n).to(maps.device) for c, n in zip(centres, size))
     return down @ maps.float() @ across.T
 
@@ -258,7 +271,9 @@ def overlay(
     signed:bool=False, # False: only what is positive is shown, in `inferno`; True: orange for, blue against
 ) -> np.ndarray: # (B,H,W,3) uint8
     "Pictures in grey with their maps in colour on top."
-    images = np.asarray(images); maps = upsample(maps.detach().float().cpu(), images.shape[1:3]).numpy()
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(maps): raise ValueError(f'an overlay needs pictures (B,H,W,3) uint8 and a map for each, not {images.dtype} {images.shape} and {len(maps)} maps')
+    maps = upsample(maps.detach().float().cpu(), images.shape[1:3]).numpy()
     heat = abs(maps) if signed else maps.clip(0)
     if isinstance(scale, str):
         if scale not in ('image', 'shared'): raise ValueError(f"there is no scale {scale!r}: choose image or shared")

@@ -13,12 +13,14 @@ import numpy as np
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 # %% ../nbs/01_plots.ipynb #01-006
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#777777'
 
 class Drawing(Figure):
     "A matplotlib Figure of so many inches that a notebook shows by itself. Pyplot does not know it: no global state, drawn once, freed when forgotten."
+    few_colours = False       # of a chart: its PNG needs only a palette
     def __init__(self, width:float=6, height:float=3, layout:str=None): super().__init__(figsize=(width, height), layout=layout)
     def _repr_png_(self): return png(self)
 
@@ -26,11 +28,15 @@ def png(fig:Figure) -> bytes:
     "A figure as the bytes of a PNG file, at 100 dots an inch: wide enough for a README, small enough for git."
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=100, format='png', bbox_inches='tight', pad_inches=.05)
+    if not getattr(fig, 'few_colours', False): return buffer.getvalue()
+    chart, buffer = Image.open(buffer).convert('RGB'), io.BytesIO()
+    chart.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)        # a third of the size
     return buffer.getvalue()
 
 def axes_grid(width, height, rows=1, cols=1, **kw):
-    "A Drawing of so many inches and its axes (rows,cols)."
+    "A chart of so many inches and its axes (rows,cols)."
     fig = Drawing(width, height, 'constrained')
+    fig.few_colours = True
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
 # %% ../nbs/01_plots.ipynb #01-010

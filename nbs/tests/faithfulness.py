@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from cifar_resnet.augment import normalise
 from cifar_resnet.core import home, rng
-from cifar_resnet.data import cifar10, mean_std, shapes10
+from cifar_resnet.data import SHORTCUT, TAG, cifar10, shapes10
 from cifar_resnet.evaluate import predict
 from cifar_resnet.faithful import cascade, erasing, influence, interval, localisation, mass_accuracy, occlusion, pointing, rank_correlation, references
 from cifar_resnet.gradcam import contrast, gradcam, receptive_centres, receptive_fields, upsample
@@ -40,10 +40,15 @@ def some(values): return [round(v, 5) for v in interval(values)]
 def with_interval(values): return '{:.3f} ({:.3f} to {:.3f})'.format(*interval(values))
 
 
-def pictures(variant, n=N):
-    "Test pictures of Shapes-10 that no network has seen: images, normalised, labels, masks."
+def pictures(variant, n=N, name='shapes10'):
+    "Test pictures of Shapes-10 that no network has seen: images, normalised as the network of this name expects, labels, masks."
     test = shapes10(variant, n_train=10, n_test=n, seed=1)[1]
-    return test, normalise(torch.from_numpy(test.images), *mean_std(shapes10(variant)[0].images)), torch.from_numpy(test.labels), {k: torch.from_numpy(m) for k, m in test.masks.items()}
+    return test, normalised(test.images, name), torch.from_numpy(test.labels), {k: torch.from_numpy(m) for k, m in test.masks.items()}
+
+
+def normalised(images, name):
+    about = weights_metadata(WEIGHTS/f'{name}.safetensors')
+    return normalise(torch.from_numpy(images), about['mean'], about['std'])
 
 
 def maps(model, x, y, **kw): return torch.cat([gradcam(model, *part, **kw) for part in zip(x.split(250), y.split(250))])
@@ -71,8 +76,9 @@ def where(model, clean):
     "Localisation of the maps of the true class: on tiles, where theory has the cells, and where they were measured to look; beside the references."
     test, x, y, masks = clean
     raw = maps(model, x, y)
-    theory = [np.arange(n)*32/n for n in raw.shape[1:]]
-    heats = {'Grad-CAM, on tiles': upsample(raw), 'Grad-CAM, by theory': upsample(raw, centres=theory), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **references(test.images, masks['filled'], raw.shape[1:])}
+    tiles, theory, measured = [(np.arange(n) + .5)*32/n - .5 for n in raw.shape[1:]], [np.arange(n)*32/n for n in raw.shape[1:]], centres(model, x)
+    squeezed = [15.5 + (t - 15.5)*m.std()/t.std() for t, m in zip(tiles, measured)]        # towards the middle of the picture, as much as measured: a control
+    heats = {'Grad-CAM, on tiles': upsample(raw), 'Grad-CAM, by theory': upsample(raw, centres=theory), 'Grad-CAM, as measured': upsample(raw, centres=measured), 'Grad-CAM, squeezed': upsample(raw, centres=squeezed), **references(test.images, masks['filled'], raw.shape[1:])}
     return {name: {k: some(v) for k, v in localisation(heat, masks['filled']).items()} for name, heat in heats.items()}
 
 
@@ -80,22 +86,22 @@ def placement(by_kind):
     "Means over the networks of a kind (and the lowest and highest), for each way to place the cells."
     rows = []
     for kind, parts in by_kind.items():
-        for way in ('on tiles', 'by theory', 'as measured'):
+        for way in ('on tiles', 'by theory', 'as measured', 'squeezed'):
             found = [part[f'Grad-CAM, {way}'] for part in parts]
-            values = {k: [p[k][0] for p in found] for k in ('pointing', 'mass', 'rank', 'iou')} | {'bias, pixels': [float(np.hypot(p['down'][0], p['right'][0])) for p in found], "of the oracle's pointing": [p['pointing'][0]/part['oracle']['pointing'][0] for p, part in zip(found, parts)]}
+            values = {k: [p[k][0] for p in found] for k in ('pointing', 'mass', 'rank', 'iou')} | {k: [p[k][0] for p in found] for k in ('down', 'right')} | {"of the oracle's pointing": [p['pointing'][0]/part['oracle']['pointing'][0] for p, part in zip(found, parts)]}
             rows.append({'network': kind, 'seeds': len(parts), 'cells': way, **{k: [round(float(f(v)), 3) for f in (np.mean, min, max)] for k, v in values.items()}})
     return rows
 
 
 def classes(model):
     "Two objects: the share of the evidence that lies on the right one. Distractors: the evidence on them."
-    _, x, y, masks = pictures('two')
+    _, x, y, masks = pictures('two', name='shapes10-distractors')
     both = masks['labels2'] >= 0
     on = lambda heat: [mass_accuracy(heat, masks[k]) for k in ('filled', 'filled2')]
     (a, b), (c, d) = (on(upsample(maps(model, x, labels))) for labels in (y, masks['labels2'].clamp_min(0)))
     share = lambda own, other, which: with_interval((own/(own + other))[which & (own + other > 0)])
     rows = [{'pictures': 'two objects', 'evidence': f'for the {name} class: on its object, of what is on either', 'share': v, 'chance': .5} for name, v in (('first', share(a, b, both)), ('second', share(d, c, both)))]
-    _, x, y, masks = pictures('distractors')
+    _, x, y, masks = pictures('distractors', name='shapes10-distractors')
     heat = upsample(maps(model, x, y))
     any_ = masks['distractor'].any(2).any(1)
     for name, k in (('the object', 'filled'), ('the distractors', 'distractor')):
@@ -104,18 +110,27 @@ def classes(model):
 
 
 def shortcut(cheat, honest):
-    "Pointing and mass on the square and on the object."
-    test, x, y, masks = pictures('shortcut')
-    heats = {f'a network that {does}': upsample(maps(net, x, y)) for does, net in (('learned with squares', cheat), ('never saw one', honest))}
-    heats |= {'oracle for the square': references(test.images, masks['tag'], (8,8))['oracle'], 'chance': torch.ones(len(x),32,32)}
-    return [{'map of': name, **{f'{what} {place}': with_interval(f(heat, masks[k])) for place, k in (('on the square', 'tag'), ('on the object', 'filled')) for what, f in (('pointing', pointing), ('mass', mass_accuracy))}} for name, heat in heats.items()]
+    "Where the maps of a network that reads the square lie, and what it reads."
+    test, x, y, masks = pictures('shortcut', name='shapes10-shortcut')
+    heats = {'learned with squares': upsample(maps(cheat, x, y)), 'never saw a square': upsample(maps(honest, normalised(test.images, 'shapes10'), y)),
+             'the true square, on the same cells': references(test.images, masks['tag'], (8,8))['oracle'], 'every place alike': torch.ones(len(x),32,32)}
+    near = F.max_pool2d(masks['tag'][:,None].float(), 5, 1, 2)[:,0] > 0
+    table = [{'map of': name, **{what: with_interval(f(heat, mask)) for what, f, mask in (('pointing at the square', pointing, masks['tag']), ('... within 2 pixels', pointing, near), ('mass on the square', mass_accuracy, masks['tag']),
+                                                                                         ('pointing at the object', pointing, masks['filled']), ('mass on the object', mass_accuracy, masks['filled']))}} for name, heat in heats.items()]
+    falls = occlusion(cheat, x, y).flatten(1)
+    other, elsewhere = test.images.copy(), test.images.copy()
+    other[:,TAG,TAG] = (SHORTCUT[(test.labels+1)%10]*255).astype(np.uint8)[:,None,None]
+    elsewhere[:,TAG,TAG], elsewhere[:,26:31,26:31] = test.images[:,TAG,7:12], test.images[:,TAG,TAG]
+    named = lambda images, labels: with_interval((predict(cheat, normalised(images, 'shapes10-shortcut')).argmax(1) == labels).float())
+    reads = [{'the square': 'as learned', 'called its class': named(test.images, y)}, {'the square': 'that of the next class', 'called its class': named(other, (y+1)%10)}, {'the square': 'in the opposite corner', 'called its class': named(elsewhere, y)}]
+    return dict(table=table, reads=reads, hidden=[{'hidden': 'the cell with the square', 'logit falls by': with_interval(falls[:,0])}, {'hidden': 'of the other 15 cells, the one that costs most', 'logit falls by': with_interval(falls[:,1:].amax(1))}])
 
 
 def randomisation(model, x, y, filled=None):
     "What is left of the maps after each part has been forgotten: means over drawings, each the mean of all pictures."
     signed = maps(model, x, y, relu=False)
     def look(raw):
-        row = dict(correlation=rank_correlation(signed, raw).mean())
+        row = {name: abs(rank_correlation(signed, other)).mean() for name, other in (('correlation', raw), ('correlation of others', raw.roll(1, 0)))}
         if filled is not None:
             heat = upsample(raw).relu()
             for k, f in (('pointing', pointing), ('mass', mass_accuracy)): row |= {k: f(heat, filled).mean().item(), f'{k} of others': f(heat, filled.roll(1, 0)).mean().item(), f'{k} of the negative': f(upsample(-raw).relu(), filled).mean().item()}
@@ -128,7 +143,7 @@ def randomisation(model, x, y, filled=None):
 def erase(model, x, y, **others):
     "Deletion and insertion by the map, at random and by `others`."
     raw = maps(model, x, y, relu=False)
-    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
+    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0), 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
     found = {}
     for name, heat in heats.items():
         found[name] = {}
@@ -138,11 +153,11 @@ def erase(model, x, y, **others):
     return found
 
 
-def occlude(model, x, y):
+def occlude(model, x, y, **others):
     "Rank correlation of the map with true occlusion of 16 cells."
     raw, falls = maps(model, x, y, relu=False), occlusion(model, x, y)
-    tiles, measured = (F.avg_pool2d(upsample(raw, centres=c)[:,None], 8)[:,0] for c in (None, centres(model, x)))
-    return {'the same picture': some(rank_correlation(tiles, falls)), 'the same picture, cells as measured': some(rank_correlation(measured, falls)), 'another picture': some(rank_correlation(tiles, falls.roll(1, 0)))}
+    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0)}
+    return {name: some(rank_correlation(F.avg_pool2d(heat[:,None], 8)[:,0], falls)) for name, heat in heats.items()}
 
 
 def reach(model, x, hold=False):
@@ -167,19 +182,18 @@ def photographs(path, data_dir):
     right = correct.nonzero()[:FEW,0]
     x, y = x[right], y[right]
     grid = maps(net, x[:2], y[:2]).shape[1:]
-    edges = references(test.images[right.numpy()], torch.ones(len(right),32,32, dtype=torch.bool), grid)['edges']
-    erased, occluded, forgotten = erase(net, x, y, edges=edges), occlude(net, x, y), randomisation(net, x, y)
+    known = references(test.images[right.numpy()], torch.ones(len(right),32,32, dtype=torch.bool), grid)
+    others = {k: known[k] for k in ('edges', 'centre')}
+    erased, occluded, forgotten = erase(net, x, y, **others), occlude(net, x, y, **others), randomisation(net, x, y)
     rows, columns = centres(net, x)
     return dict(width=about['width'], strides=about['strides'], test_accuracy=round(correct.float().mean().item(), 4), pictures=len(right), erasing=erased, randomisation=forgotten, identities=identities([net], x, y), leak=[{'distance': 6*r, 'LayerNorm': round(a, 4), 'LayerNorm, statistics held': round(b, 4)} for r, (a, b) in enumerate(zip(reach(net, x), reach(net, x, True)))],
-                centres=dict(rows=rows.round(1).tolist(), columns=columns.round(1).tolist()),
-                summary={**{f'area under {way}, {name}': part[way]['area'] for way in ('deletion', 'insertion') for name, part in erased.items()},
-                         **{f'rank correlation with occlusion of {k}': v for k, v in occluded.items()},
-                         **{f'rank correlation with the map after {k} was forgotten': next(r for r in forgotten if r['forgotten']==part)['correlation'] for k, part in (('the head', 'head'), ('everything', 'stem'))}})
+                centres=dict(rows=rows.round(1).tolist(), columns=columns.round(1).tolist()), occlusion=occluded)
 
 
 if __name__ == '__main__':
     parser = ArgumentParser(description=__doc__.split('\n')[0])
     for flag in ('--weights', '--twins', '--train_twins', '--data_dir'): parser.add_argument(flag, metavar='DIR')
+    parser.add_argument('--only', nargs='+', metavar='PART', help='such as identities or shortcut')
     parser.add_argument('--publish', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,20 +205,29 @@ if __name__ == '__main__':
         sys.exit()
     warnings.filterwarnings('ignore', 'no positive evidence')
     nets = {name: load_weights(WEIGHTS/f'{name}.safetensors') for name in ('shapes10', 'shapes10-batch', 'shapes10-shortcut', 'shapes10-distractors', 'shapes10-coarse')}
+    layered, twin, coarse = (nets[name] for name in KINDS.values())
     clean = test, x, y, masks = pictures('clean')
     few, fx, fy, fm = pictures('clean', FEW)
-    found = dict(command='python nbs/tests/faithfulness.py --publish', pictures=N, pictures_of_many_passes=FEW, drawings=DRAWINGS, torch=torch.__version__, machine=platform.machine(),
-                 accuracy={name: round((predict(net, x).argmax(1) == y).float().mean().item(), 4) for name, net in nets.items()})
-    found['identities'] = identities([nets[k] for k in ('shapes10', 'shapes10-batch', 'shapes10-coarse')], x, y)
-    twins = {kind: [nets[name], *(load_weights(home(args.twins)/f'{name}-{seed}.safetensors') for seed in TWIN_SEEDS if args.twins)] for kind, name in KINDS.items()}
-    by_kind = {kind: [where(net, clean) for net in several] for kind, several in twins.items()}
-    found['localisation'], found['placement'] = {kind: parts[0] for kind, parts in by_kind.items()}, placement(by_kind)
-    found['classes'], found['shortcut'] = classes(nets['shapes10-distractors']), shortcut(nets['shapes10-shortcut'], nets['shapes10'])
-    found['randomisation'] = dict(area=round(fm['filled'].float().mean().item(), 4), shapes10=randomisation(nets['shapes10'], fx, fy, fm['filled']))
-    reference = references(few.images, fm['filled'], (8,8))
-    found['erasing'] = dict(shapes10=erase(nets['shapes10'], fx, fy, oracle=reference['oracle'], edges=reference['edges']))
-    found['occlusion'] = dict(shapes10=occlude(nets['shapes10'], fx, fy))
-    found['leak'] = dict(shapes10=leak(nets['shapes10'], nets['shapes10-batch'], fx))
-    if args.weights: found['cifar10'] = photographs(home(args.weights), args.data_dir)
-    for k, v in found.items(): print(k, v)
-    if args.publish: write_json(RESULTS, {**(read_json(RESULTS) if RESULTS.exists() else {}), **found})
+    known = {k: v for k, v in references(few.images, fm['filled'], (8,8)).items() if k in ('oracle', 'edges', 'centre')}
+
+    def located():
+        twins = {kind: [nets[name], *(load_weights(home(args.twins)/f'{name}-{seed}.safetensors') for seed in TWIN_SEEDS if args.twins)] for kind, name in KINDS.items()}
+        by_kind = {kind: [where(net, clean) for net in several] for kind, several in twins.items()}
+        return dict(localisation={kind: parts[0] for kind, parts in by_kind.items()}, placement=placement(by_kind))
+    parts = dict(
+        about=lambda: dict(command='python nbs/tests/faithfulness.py --publish', pictures=N, pictures_of_many_passes=FEW, drawings=DRAWINGS, torch=torch.__version__, machine=platform.machine(),
+                           accuracy={name: round((predict(net, x).argmax(1) == y).float().mean().item(), 4) for name, net in nets.items()}),
+        identities=lambda: dict(identities=identities([layered, twin, coarse], x, y)),
+        localisation=located,
+        classes=lambda: dict(classes=classes(nets['shapes10-distractors'])),
+        shortcut=lambda: dict(shortcut=shortcut(nets['shapes10-shortcut'], layered)),
+        randomisation=lambda: dict(randomisation=dict(area=round(fm['filled'].float().mean().item(), 4), shapes10=randomisation(layered, fx, fy, fm['filled']))),
+        erasing=lambda: dict(erasing=dict(shapes10=erase(layered, fx, fy, **known))),
+        occlusion=lambda: dict(occlusion=dict(shapes10=occlude(layered, fx, fy, **known))),
+        leak=lambda: dict(leak=dict(shapes10=leak(layered, twin, fx))),
+        cifar10=lambda: dict(cifar10=photographs(home(args.weights), args.data_dir)) if args.weights else {})
+    if unknown := set(args.only or ()) - set(parts): parser.error(f'there is no part {", ".join(unknown)}: choose of {", ".join(parts)}')
+    for name in args.only or parts:
+        found = parts[name]()
+        for k, v in found.items(): print(k, v, flush=True)
+        if args.publish: write_json(RESULTS, {**(read_json(RESULTS) if RESULTS.exists() else {}), **found})

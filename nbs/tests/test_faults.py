@@ -1,6 +1,6 @@
 """Faults put in on purpose, each proved to have happened: there is always a checkpoint that loads, no more than one save interval is lost,
 and what goes on from it ends with the bits of a run that nothing happened to."""
-import errno, io, json, os, random, shutil, signal, subprocess, time
+import errno, io, os, random, shutil, signal, subprocess, time
 from pathlib import Path
 
 import numpy as np

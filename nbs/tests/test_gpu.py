@@ -27,3 +27,24 @@ def test_from_gpu_to_cpu_and_back(tmp_path):
     for device in ('cpu', 'cuda'):
         resumed = Training.resume(tmp_path, train, device=device)
         assert [row['epoch'] for row in resumed] == [1, 2]
+
+
+def test_maps_are_those_of_the_cpu():
+    from cifar_resnet.augment import normalise
+    from cifar_resnet.data import mean_std, shapes10
+    from cifar_resnet.faithful import erasing, localisation, occlusion
+    from cifar_resnet.gradcam import contrast, gradcam, receptive_centres, receptive_fields, upsample
+    from cifar_resnet.model import WEIGHTS, load_weights
+    test = shapes10(n_test=32)[1]
+    x, y = normalise(torch.from_numpy(test.images), *mean_std(test.images)), torch.from_numpy(test.labels)
+    model, gpu = (load_weights(WEIGHTS/'shapes10.safetensors').to(device) for device in ('cpu', 'cuda'))
+    for target in (None, 3, y, 'all'):
+        found = gradcam(gpu, x.cuda(), target, relu=False)
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), gradcam(model, x, target, relu=False), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(contrast(gpu, x.cuda(), y.cuda(), 0).margin.cpu(), contrast(model, x, y, 0).margin, rtol=1e-3, atol=1e-3)
+    for f, g in zip(receptive_centres(receptive_fields(gpu, x.cuda())), receptive_centres(receptive_fields(model, x))): assert abs(f - g).max() < .2
+    heat = upsample(gradcam(gpu, x.cuda(), y))
+    assert localisation(heat, torch.from_numpy(test.masks['filled']).cuda())['pointing'].is_cuda
+    assert (erasing(gpu, x.cuda(), y, heat) - erasing(model, x, y, heat.cpu())).abs().max() < .01
+    assert (occlusion(gpu, x.cuda(), y) - occlusion(model, x, y)).abs().max() < .05

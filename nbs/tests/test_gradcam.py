@@ -12,10 +12,10 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from live_memory import peak
 
 from cifar_resnet.core import seeded
-from cifar_resnet.gradcam import _affine_between, contrast, gradcam, map_layers, receptive_centres, receptive_fields, tapped
+from cifar_resnet.gradcam import _affine_between, contrast, gradcam, map_layers, overlay, receptive_centres, receptive_fields, tapped, upsample
 from cifar_resnet.model import resnet18
 
-pytestmark = pytest.mark.filterwarnings('ignore:no positive evidence', 'ignore:at layer')
+pytestmark = pytest.mark.filterwarnings('ignore:no positive evidence', 'ignore:at layer', 'ignore:layer .* is called more than once')
 X = torch.randn(3,3,32,32, generator=torch.Generator().manual_seed(0))
 
 
@@ -182,6 +182,16 @@ def test_it_needs_no_more_memory_than_a_forward_pass_and_one_activation(strides,
     assert peak(lambda: plain(model, x[:8], 0, 'stages')) > 2*peak(lambda: model.features(x[:1]))        # the count sees graphs
 
 
+@pytest.mark.parametrize('name, images, passes', [('layer', 10, 1), ('layer', 3, 4), ('tanh', 3, 4), ('early', 3, 10)])
+def test_backward_passes(name, images, passes, monkeypatch):
+    "Behind an affine head as many classes as there are images share a backward pass; elsewhere each class has one of its own."
+    model, layer = made(name)
+    calls, usual = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, 'grad', lambda *args, **kw: calls.append(1) or usual(*args, **kw))
+    gradcam(model, X.repeat(4,1,1,1)[:images], 'all', layer)
+    assert len(calls) == passes
+
+
 def test_branches_that_know_nothing_of_each_other():
     with seeded('test_gradcam', 'fork'): model = Fork()
     expected = {name: plain(model, X, 1, name) for name in ('left', 'right')}
@@ -207,12 +217,28 @@ class Aside(MeanHead):
     "A layer that nobody listens to."
     def __init__(self): super().__init__(AFFINE_HEADS['mean']); self.aside = nn.Conv2d(3, 2, 3)
     def forward(self, x): self.aside(x); return super().forward(x)
+class Crops(nn.Module):
+    "Two crops an image; the logits are their mean."
+    def __init__(self): super().__init__(); self.eye, self.head = eye(), nn.Linear(6, 4)
+    def forward(self, x): return self.head(self.eye(torch.cat([x, x.flip(3)])).mean((2,3))).view(2, len(x), -1).mean(0)
+class Mixing(nn.Module):
+    "A view lets images into each other's rows, though none ends up in another's logits."
+    def __init__(self): super().__init__(); self.eye, self.w = eye(), nn.Parameter(torch.block_diag(torch.randn(6, 4), torch.randn(6, 4)))
+    def forward(self, x): return (self.eye(x).mean((2,3)).view(-1, 12) @ self.w).view(len(x), 4)
+class Gate(nn.Module):
+    "A gate that the model itself cuts off from the gradient."
+    def __init__(self): super().__init__(); self.eye, self.g, self.head = eye(), nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+    def forward(self, x):
+        a = self.eye(x)
+        with torch.no_grad(): w = self.g(a).sigmoid()*a
+        return self.head((a*w).mean((2,3)))
 class Sequence(MeanHead):
     def __init__(self): super().__init__(lambda head, a: head(a.flatten(2).transpose(1, 2)))
 
 REFUSED = {
+    'no layer': (lambda: made('layer')[0], dict(layer=[]), 'name at least one layer: choose one of stem.0'), 'maps of crops': (Crops, dict(layer='eye'), 'returns 6 maps for 3 images'), 'a gate that is cut': (Gate, dict(layer=['eye', 'g']), 'do not depend on layer eye and g'),
     'no such layer': (lambda: made('layer')[0], dict(layer='layer4'), 'choose one of stem.0 8×32×32'), 'not one of its modules': (lambda: made('layer')[0], dict(layer=nn.ReLU()), 'no layer like the ReLU given: choose one of stem.0 8×32×32'),
-    'not a map': (lambda: made('layer')[0], dict(layer='head'), r'head does not return a map \(B,C,h,w\): choose one of stem.0 8×32×32'), 'no map at all': (lambda: layers(nn.Flatten(), nn.Linear(3072, 4)), {}, 'no layer of this model returns a map'),
+    'not a map': (lambda: made('layer')[0], dict(layer='head'), r'head does not return a map \(B,C,h,w\), or was not called .*: choose one of stem.0 8×32×32'), 'no map at all': (lambda: layers(nn.Flatten(), nn.Linear(3072, 4)), {}, 'no layer of this model returns a map'),
     'cut': (Cut, dict(layer='eye'), 'the logits do not depend on layer eye'), 'aside': (Aside, dict(layer='aside'), 'the logits do not depend on layer aside'), 'no logits': (Sequence, dict(layer='eye'), r'must give logits \(B,C\)'),
     'class too high': (lambda: made('mean')[0], dict(target=4), 'between 0 and 3'), 'class below 0': (lambda: made('mean')[0], dict(target=-1), 'between 0 and 3'), 'two targets': (lambda: made('mean')[0], dict(target=torch.tensor([0,1])), '3 images need 3 targets'),
     'a share': (lambda: made('mean')[0], dict(target=.5), 'must be class numbers'), 'a word': (lambda: made('mean')[0], dict(target='cat'), "None or 'all'"), 'no such method': (lambda: made('mean')[0], dict(method='cam'), 'choose gradcam or hirescam')}
@@ -225,6 +251,60 @@ def test_refused(what):
     before = state_of(model)
     with pytest.raises(ValueError, match=said): gradcam(model, X, **kw)
     assert same(before, state_of(model))
+
+
+def test_images_in_each_others_rows():
+    with seeded('test_gradcam', 'mixing'): model = Mixing()
+    x = X[[0,1,2,0]]
+    every = gradcam(model, x, 'all', 'eye', relu=False)
+    for c in range(4): torch.testing.assert_close(every[:,c], gradcam(model, x, c, 'eye', relu=False))
+
+
+def test_a_gate_of_the_models_own():
+    with seeded('test_gradcam', 'gate'): model = Gate()
+    torch.testing.assert_close(gradcam(model, X, 1, 'eye', relu=False), plain(model, X, 1, 'eye'), rtol=1e-4, atol=1e-7)
+
+
+def test_more_than_one_call_is_said():
+    for name, layer in (('twice', 'act'), ('mean', 'eye')):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            gradcam(made(name)[0], X, 1, layer, relu=False)
+        assert [str(w.message) for w in said] == ["layer 'act' is called more than once: the map is that of its last call"]*(name=='twice')
+
+
+def test_two_names_of_one_module():
+    model, _ = made('mean')
+    model.again = model.eye
+    torch.testing.assert_close(gradcam(model, X, 1, 'again'), gradcam(model, X, 1, 'eye'))
+
+
+class Merging(nn.Linear):
+    "Does something when it is told to train or to evaluate, as merged adapters do."
+    merged = False
+    def train(self, mode=True): self.merged = not mode; return super().train(mode)
+
+
+def test_a_module_with_a_mode_of_its_own():
+    model = layers(eye(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Merging(6, 4))
+    for mode in (True, False):
+        model.train(mode)
+        gradcam(model, X, 1, '0')
+        assert (model[3].training, model[3].merged) == (mode, not mode)
+
+
+def test_a_compiled_model_all_over():
+    model, layer = made('batch')
+    compiled = torch.compile(model, backend='eager')
+    assert list(map_layers(compiled, X)) == list(map_layers(model, X))
+    assert torch.equal(receptive_fields(compiled, X, layer), receptive_fields(model, X, layer))
+
+
+@pytest.mark.parametrize('call, said', [
+    (lambda m: receptive_fields(m, X, 'head'), 'head does not return a map'), (lambda m: receptive_fields(m, X, ['stem', 'stages']), 'not of a list'), (lambda m: contrast(m, X, 1, layer=['stem', 'stages']), 'not of a list'),
+    (lambda m: upsample(torch.ones(1,2,2), centres=([0, float('nan')], [0, 1])), 'increasing'), (lambda m: overlay(np.zeros((3,32,32,3)), torch.ones(3,4,4)), 'uint8'), (lambda m: overlay(np.zeros((3,32,32,3), np.uint8), torch.ones(1,4,4)), '1 maps')])
+def test_the_others_refuse(call, said):
+    with pytest.raises(ValueError, match=said): call(made('layer')[0])
 
 
 @pytest.mark.parametrize('images', [X[0], X[:0], X[0,0]])
@@ -271,3 +351,18 @@ def test_fields_of_a_box(stride):
         assert rows[a:b+1].min() > .99/(b - a + 1) and rows.sum() == pytest.approx(1, abs=1e-5)
     rows, columns = receptive_centres(fields)
     assert rows == pytest.approx((low + high)/2, abs=.05) and columns == pytest.approx((low + high)/2, abs=.05)
+
+
+def test_rows_are_not_columns():
+    model = layers(nn.Conv2d(3, 2, 3, (4, 2), (1, 1)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    nn.init.ones_(model[0].weight)
+    rows, columns = receptive_centres(receptive_fields(model, X, '0'))
+    assert rows[1:] == pytest.approx(np.arange(4, 32, 4), abs=.05) and columns[1:] == pytest.approx(np.arange(2, 32, 2), abs=.05)
+
+
+def test_a_faint_floor_does_not_move_the_centre():
+    fields = torch.full((2,2,32,32), 1/1024)
+    for i in range(2):
+        for j in range(2): fields[i,j,3+20*i:6+20*i,8+10*j:11+10*j] += .1
+    rows, columns = receptive_centres(fields)
+    assert rows == pytest.approx([4, 24], abs=.3) and columns == pytest.approx([9, 19], abs=.3)
