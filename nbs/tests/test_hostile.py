@@ -348,7 +348,7 @@ def test_ghostscript_is_not_started(tmp_path, monkeypatch):
 @rows(
     ('SVG', ('drawing.png', SVG), 'drawing.png cannot be read as a picture'),
     ('too large', ('large.png', png_header(50_000, 50_000)), 'large.png is too large'),
-    ('a folder', ('folder.png', None), 'folder.png: Is a directory'),
+    ('a folder without pictures', ('folder.png', None), 'folder.png holds no pictures: give a file, or a folder of'),
     ('a name of two lines', ('two\nlines.png', b'x'), 'two lines.png cannot be read'),
     ('a name that is no UTF-8', (os.fsdecode(b'caf\xe9.png'), b'x'), 'caf\\udce9.png cannot be read'),
     ('a name that is none', ('gone\0.png', None), 'cannot be read as a picture'),
