@@ -39,6 +39,7 @@ def mass_accuracy(
     heat = torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)
     return (heat*mask).sum((1,2))/heat.sum((1,2))
 
+# %% ../nbs/10_faithful.ipynb #10-025
 def rank_accuracy(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
@@ -60,6 +61,7 @@ def iou(
     region = heat >= heat.amax((1,2), keepdim=True)/2
     return (region & mask).sum((1,2))/(region | mask).sum((1,2))
 
+# %% ../nbs/10_faithful.ipynb #10-027
 def centroid(
     heat:Tensor, # (N,H,W); what is negative counts as 0
 ) -> Tensor: # (N,2) pixel row and column; the middle for an empty map
@@ -77,7 +79,7 @@ def localisation(
     down, right = (centroid(heat) - centroid(mask.float())).unbind(1)
     return dict(pointing=pointing(heat, mask), mass=mass_accuracy(heat, mask), rank=rank_accuracy(heat, mask), iou=iou(heat, mask), down=down, right=right)
 
-# %% ../nbs/10_faithful.ipynb #10-026
+# %% ../nbs/10_faithful.ipynb #10-030
 def references(
     images:np.ndarray, # (N,H,W,3) uint8
     mask:Tensor,       # (N,H,W) bool
@@ -102,7 +104,7 @@ def interval(
     half = stats.t.ppf(.975, len(v)-1)*v.std(ddof=1)/len(v)**.5
     return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
 
-# %% ../nbs/10_faithful.ipynb #10-051
+# %% ../nbs/10_faithful.ipynb #10-055
 def cascade(
     model:nn.Module,
     parts:list, # names of submodules, from the head down
@@ -131,7 +133,7 @@ def rank_correlation(
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
     return (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum(1)), 1e-12)
 
-# %% ../nbs/10_faithful.ipynb #10-057
+# %% ../nbs/10_faithful.ipynb #10-061
 def _score(model, images, target, probability=False):
     "Logit, or probability, of a target class (N,)."
     if len(target) != len(images): raise ValueError(f'{len(images)} images need {len(images)} targets, not {len(target)}')
@@ -179,7 +181,7 @@ def _one_hidden(images, cells):
             hidden[:,:,i*h:(i+1)*h,j*w:(j+1)*w] = images.mean((2,3), keepdim=True)
             yield hidden
 
-# %% ../nbs/10_faithful.ipynb #10-067
+# %% ../nbs/10_faithful.ipynb #10-071
 @contextmanager
 def held_norms(
     model:nn.Module,

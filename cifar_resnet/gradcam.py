@@ -98,26 +98,7 @@ def _targets(target, logits):
     if target.min() < 0 or target.max() >= C: raise ValueError(f'targets must be between 0 and {C-1}, since the model has {C} classes')
     return target.long()
 
-def _signed_maps(model, images, targets, layer, method):
-    "Logits (B,C), and signed maps (B,T,h,w) by layer name for a list of T targets; None: for every class."
-    if method not in METHODS: raise ValueError(f'there is no method {method!r}: choose {" or ".join(METHODS)}')
-    if images.dim() != 4 or not len(images): raise ValueError(f'images must be (B,C,H,W) with at least one image, not {tuple(images.shape)}')
-    model = _plain(model)
-    layers = _resolve(model, images, layer)
-    with _evaluating(model), tapped(layers) as seen: logits = model(images)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images): raise ValueError('the model must give logits (B,C), one row an image')
-    for name in layers: _check_map(name, seen.get(name), model, images)
-    acts = list(seen.values())
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        if targets is None and len(acts)==1 and _affine_between(logits, acts[0]): found = [_all_maps(logits, acts[0], METHODS[method])]
-        else: found = _maps_by_class(logits, seen, [torch.full((len(images),), c) for c in range(logits.shape[1])] if targets is None else targets, METHODS[method])
-    return logits.detach(), {name: m.to(images.device) for name, m in zip(seen, found)}
-
-def _check_map(name, out, model, images):
-    "Raise ValueError unless a layer returned one map for each image."
-    if out is None or out.dim() != 4: raise ValueError(f'layer {name} does not return a map (B,C,h,w), or was not called (in a compiled part, perhaps): {_choices(model, images)}')
-    if len(out) != len(images): raise ValueError(f'layer {name} returns {len(out)} maps for {len(images)} images: choose a layer that returns one for each')
-
+# %% ../nbs/09_gradcam.ipynb #09-026
 def _maps_by_class(logits, seen, targets, weights):
     "Signed maps (B,T,h,w) for each layer, by one backward pass for each of the T targets."
     maps, share = [], dict.fromkeys(seen, 0)
@@ -134,6 +115,28 @@ def _maps_by_class(logits, seen, targets, weights):
     for name, both in share.items(): _warn_if_cancelled(name, *both.tolist())
     return [torch.stack(m, 1) for m in zip(*maps)]
 
+# %% ../nbs/09_gradcam.ipynb #09-028
+def _check_map(name, out, model, images):
+    "Raise ValueError unless a layer returned one map for each image."
+    if out is None or out.dim() != 4: raise ValueError(f'layer {name} does not return a map (B,C,h,w), or was not called (in a compiled part, perhaps): {_choices(model, images)}')
+    if len(out) != len(images): raise ValueError(f'layer {name} returns {len(out)} maps for {len(images)} images: choose a layer that returns one for each')
+
+def _signed_maps(model, images, targets, layer, method):
+    "Logits (B,C), and signed maps (B,T,h,w) by layer name for a list of T targets; None: for every class."
+    if method not in METHODS: raise ValueError(f'there is no method {method!r}: choose {" or ".join(METHODS)}')
+    if images.dim() != 4 or not len(images): raise ValueError(f'images must be (B,C,H,W) with at least one image, not {tuple(images.shape)}')
+    model = _plain(model)
+    layers = _resolve(model, images, layer)
+    with _evaluating(model), tapped(layers) as seen: logits = model(images)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images): raise ValueError('the model must give logits (B,C), one row an image')
+    for name in layers: _check_map(name, seen.get(name), model, images)
+    acts = list(seen.values())
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        if targets is None and len(acts)==1 and _affine_between(logits, acts[0]): found = [_all_maps(logits, acts[0], METHODS[method])]
+        else: found = _maps_by_class(logits, seen, [torch.full((len(images),), c) for c in range(logits.shape[1])] if targets is None else targets, METHODS[method])
+    return logits.detach(), {name: m.to(images.device) for name, m in zip(seen, found)}
+
+# %% ../nbs/09_gradcam.ipynb #09-029
 def gradcam(
     model:nn.Module,   # any model that gives logits (B,C)
     images:Tensor,     # (B,C,H,W), normalised as the model expects
@@ -152,7 +155,7 @@ def gradcam(
         if relu and not every: _warn_if_empty(maps[name])
     return maps if isinstance(layer, (list, tuple)) else maps[next(iter(maps))]
 
-# %% ../nbs/09_gradcam.ipynb #09-027
+# %% ../nbs/09_gradcam.ipynb #09-032
 AFFINE = {f'{step}Backward0' for step in 'Addmm Mm View UnsafeView Clone ToCopy Squeeze T AvgPool2D AdaptiveAvgPool2D'.split()} | {f'{step}Backward1' for step in 'Mean Sum Squeeze'.split()}
 
 def _affine_between(logits, act) -> bool:
@@ -187,7 +190,7 @@ def _all_maps(logits, act, weights):
     g = torch.cat(grads)                                                                 # (C,channels,h,w)
     return torch.einsum('nkhw,bkhw->bnhw', weights(g).expand_as(g), act.detach().float())
 
-# %% ../nbs/09_gradcam.ipynb #09-029
+# %% ../nbs/09_gradcam.ipynb #09-034
 def _warn_if_empty(maps):
     empty = (maps.flatten(1).amax(1) <= 0).nonzero()[:,0].tolist()
     if empty: warnings.warn(f'no positive evidence for the class in image{"s"*(len(empty)>1)} {", ".join(map(str, empty[:10]))}{" …"*(len(empty)>10)}: the map is 0 everywhere', stacklevel=3)
@@ -195,7 +198,7 @@ def _warn_if_empty(maps):
 def _warn_if_cancelled(name, net, gross):
     if net < 1e-3*gross: warnings.warn(f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: the map shows where, but its strength means nothing; the last block has a strength', stacklevel=5)
 
-# %% ../nbs/09_gradcam.ipynb #09-049
+# %% ../nbs/09_gradcam.ipynb #09-054
 def contrast(
     model:nn.Module,
     images:Tensor,  # (B,C,H,W), normalised
@@ -212,7 +215,7 @@ def contrast(
     margin, evidence = score[0] - score[1], (p - q).sum((1,2)).to(logits.device)
     return SimpleNamespace(target=p, instead=q, difference=p - q, evidence=evidence, rest=margin - evidence, margin=margin)
 
-# %% ../nbs/09_gradcam.ipynb #09-055
+# %% ../nbs/09_gradcam.ipynb #09-060
 def receptive_fields(
     model:nn.Module,
     images:Tensor, # (B,C,H,W), normalised; the fields are means over them
@@ -247,7 +250,7 @@ def receptive_centres(
     place = lambda profile, mean_over: ((profile*torch.arange(profile.shape[2])).sum(2)/profile.sum(2).clamp_min(1e-300)).mean(mean_over).numpy()
     return tuple(np.maximum.accumulate(c) + 1e-3*np.arange(len(c)) for c in (place(core.sum(3), 1), place(core.sum(2), 0)))
 
-# %% ../nbs/09_gradcam.ipynb #09-060
+# %% ../nbs/09_gradcam.ipynb #09-065
 def _stretch(centres, n) -> Tensor: # (n, cells)
     "Weights of linear interpolation from cells at increasing pixel positions to the pixels 0 to n-1."
     return torch.from_numpy(np.stack([np.interp(np.arange(n), centres, cell) for cell in np.eye(len(centres))], 1)).float()
