@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'WEIGHTS', 'LayerNorm', 'PixelNorm', 'conv', 'Block', 'ResNet', 'check_model', 'weights_file',
-           'weights_metadata', 'load_weights', 'resnet18', 'summary']
+           'weights_metadata', 'load_weights', 'resnet18', 'RowNorm', 'by_rows', 'summary']
 
 # %% ../nbs/05_model.ipynb #05-003
 import json, math
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch, torchinfo
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -118,7 +119,22 @@ def resnet18(
         if v is not None and v != model.config[k]: raise ValueError(f'the pretrained model has {k} {model.config[k]}, not {v}: leave {k} out, or pretrained')
     return model
 
-# %% ../nbs/05_model.ipynb #05-045
+# %% ../nbs/05_model.ipynb #05-046
+class RowNorm(LayerNorm):
+    "LayerNorm computed on each image as one row of memory."
+    def forward(self, x:Tensor) -> Tensor: # (B,C,H,W), fastest in channels_last memory -> the same shape and type
+        with torch.autocast(x.device.type, enabled=False):
+            rows = x.permute(0,2,3,1)                                         # (B,H,W,C)
+            y = F.layer_norm(rows, rows.shape[1:], eps=self.eps)
+            return (y*self.weight.to(x.dtype) + self.bias.to(x.dtype)).permute(0,3,1,2)
+
+def by_rows(model:nn.Module) -> nn.Module: # the same model
+    "Let every LayerNorm of `model` compute as a RowNorm does. Weights and their names stay."
+    for m in model.modules():
+        if type(m) is LayerNorm: m.__class__ = RowNorm
+    return model
+
+# %% ../nbs/05_model.ipynb #05-051
 def summary(
     model:nn.Module,
     side:int=32, # of the image
