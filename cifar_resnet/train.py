@@ -30,7 +30,7 @@ from .core import home, pick_device, ranks, rng, seeded, summed
 from .data import VARIANTS, Images, mean_std, split
 from .evaluate import accuracy, predict
 from .model import Block, by_rows, check_model, load_weights, resnet18
-from .runs import HISTORY, check_about, check_files, load_checkpoint, read_history, read_json, save_checkpoint, stop_signals
+from .runs import HISTORY, SCHEMA, check_about, check_files, load_checkpoint, read_history, read_json, save_checkpoint, stop_signals
 
 # %% ../nbs/08_train.ipynb #08-008
 STRICT = dict(epochs=40, width=64, strides=(1,2,2,2), norm='layer', last_gain=1, flip='none', optimiser='adam', lr=1e-3, weight_decay=1e-4, warmup=0, clip=0, average=0, smoothing=0,
@@ -170,6 +170,7 @@ class Training:
         self.recipe = r = recipe.filled(self.device.type)
         self.folder, self.save_every_s, self.workers, self.on_step = folder and Path(folder), save_every_s, workers, on_step
         self.rank, self.world = ranks()
+        self.engine = engine
         self.data_sha256, (self.mean, self.std) = train.fingerprint(), mean_std(train.images)
         self.fit, self.held = limited(split(train.labels), r.limit)
         there = lambda array: torch.from_numpy(array).to(self.device)
@@ -317,7 +318,7 @@ def save(self:Training):
     self.check_finite()
     if self.saved_at is None: self.folder.mkdir(parents=True, exist_ok=True)     # later it must be there: a run whose folder was deleted does not go on
     if self.saved_at != (self.epoch, self.at) and self.rank == 0:
-        state = dict(schema=2, recipe=asdict(self.recipe), data_sha256=self.data_sha256, epoch=self.epoch, at=self.at, losses=self.losses[:self.at].cpu(),
+        state = dict(schema=SCHEMA, recipe=asdict(self.recipe), data_sha256=self.data_sha256, epoch=self.epoch, at=self.at, losses=self.losses[:self.at].cpu(),
                      right=self.right.item(), seconds=self.seconds, history=self.history, best=self.best, **self.parts())
         save_checkpoint(self.folder/'checkpoints', state, self.epoch*len(self.losses) + self.at)
     self.saved, self.saved_at = time.monotonic(), (self.epoch, self.at)
@@ -349,7 +350,7 @@ def _check_state(self, state):
 def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw):
     "Go on from the newest usable checkpoint of a run. Raises FileNotFoundError without one, ValueError for other data or a checkpoint that is none of ours."
     state = load_checkpoint(Path(folder)/'checkpoints')
-    if not isinstance(state, dict) or state.get('schema') != 2: raise ValueError(f'the checkpoint in {folder} was written by another version of this package: finish the run with that one')
+    if not isinstance(state, dict) or state.get('schema') != SCHEMA: raise ValueError(f'the checkpoint in {folder} was written by another version of this package: finish the run with that one')
     try:
         self = cls(recipe_from(state['recipe']), train, folder, device, **kw)
         if state['data_sha256'] != self.data_sha256: raise ValueError(f'it was trained on other data: images with the SHA-256 {state["data_sha256"][:12]}…, not {self.data_sha256[:12]}…')

@@ -165,6 +165,17 @@ def test_norms(norm, tmp_path):
     assert end(Training.resume(tmp_path, DATA, device='cpu')) == whole(recipe)
 
 
+@pytest.mark.trust('stop points', 'what other recipes add: mirror, warm-up, clipping, averages, optimisers')
+@pytest.mark.parametrize('done', [1, 4, 5, 9])
+@pytest.mark.parametrize('fields', [dict(recipe='best', plateau_start=99), dict(optimiser='sgd', lr=.1, flip='random', clip=.5, average=.7, warmup=1.5), dict(norm='batch', average=.1)], ids=['best', 'sgd', 'batch'])
+def test_other_recipes(fields, done, tmp_path):
+    recipe = replace(RECIPE, width=8, epochs=4, **fields)
+    stopped = Training(recipe, DATA, tmp_path, device='cpu')
+    for _ in range(done): stopped.step()
+    stopped.save()
+    assert end(Training.resume(tmp_path, DATA, device='cpu')) == whole(recipe)
+
+
 @pytest.mark.trust('stop points', 'the newest checkpoint damaged: one further back')
 def test_from_the_one_before(tmp_path):
     stopped = Training(RECIPE, DATA, tmp_path, device='cpu')
@@ -187,13 +198,15 @@ def _epoch_again(s): s.update(at=0, losses=s['losses'][:0], right=0)
 def _losses_gone(s): s['losses'] = torch.zeros_like(s['losses'])
 def _right_gone(s): s['right'] = 0
 def _history_gone(s): s['history'][0] = dict(s['history'][1], epoch=1)
+def _no_average(s): s['averaged'] = s['model']
 def _another_seed(s): s['recipe'] = {**s['recipe'], 'seed': 1}
 
 
 @pytest.mark.trust('negative controls', 'a piece of the state left out, and seen')
-@pytest.mark.parametrize('forget', [_no_moments, _first_rate, _fresh_plateau, _no_cooldown, _no_best, _epoch_again, _losses_gone, _right_gone, _history_gone, _another_seed])
+@pytest.mark.parametrize('forget', [_no_moments, _first_rate, _fresh_plateau, _no_cooldown, _no_best, _epoch_again, _losses_gone, _right_gone, _history_gone, _another_seed, _no_average])
 def test_negative_control(forget, tmp_path):
-    stopped = Training(RECIPE, DATA, tmp_path/'good', device='cpu')
+    recipe = replace(RECIPE, average=1) if forget is _no_average else RECIPE
+    stopped = Training(recipe, DATA, tmp_path/'good', device='cpu')
     place = 3*whole()['best']['epoch'] + 1 if forget is _no_best else 8         # after the best epoch; or in the cooldown that follows the first drop
     for _ in range(place): stopped.step()
     stopped.save()
@@ -201,4 +214,4 @@ def test_negative_control(forget, tmp_path):
     forget(state)
     (tmp_path/'bad').mkdir()
     save_checkpoint(tmp_path/'bad'/'checkpoints', state, place)
-    assert end(Training.resume(tmp_path/'bad', DATA, device='cpu')) != whole()
+    assert end(Training.resume(tmp_path/'bad', DATA, device='cpu')) != whole(recipe)
