@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'GREY', 'Drawing', 'png', 'axes_grid', 'picture_grid', 'lr_drops', 'curves', 'mistakes',
-           'contrasts', 'confusion', 'table']
+           'contrasts', 'confusion', 'class_bars', 'reliability', 'table']
 
 # %% ../nbs/01_plots.ipynb #01-003
 import io
@@ -12,7 +12,7 @@ import io
 import numpy as np
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 # %% ../nbs/01_plots.ipynb #01-006
@@ -151,6 +151,45 @@ def confusion(
     return fig
 
 # %% ../nbs/01_plots.ipynb #01-031
+def class_bars(
+    rows:list[dict], # class, accuracy, low, high: see `evaluate.class_accuracies`
+) -> Figure:
+    "The accuracy of each class with its interval, the worst at the top."
+    rows = sorted(rows, key=lambda row: row['accuracy'])
+    names, values, low, high = ([row[key] for row in rows] for key in ('class', 'accuracy', 'low', 'high'))
+    fig, [[ax]] = axes_grid(5, .6 + .22*len(rows))
+    ax.barh(range(len(rows)), values, height=.72, color=BLUE, alpha=.35)
+    ax.hlines(range(len(rows)), low, high, color=BLUE, lw=1.5)
+    for y, (value, end) in enumerate(zip(values, high)): ax.text(end + .015, y, f'{value:.1%}', va='center', fontsize=8)
+    ax.set(xlim=(0, 1.12), xlabel='accuracy', xticks=np.linspace(0, 1, 6), yticks=range(len(rows)))
+    ax.set_yticklabels(names, fontsize=8)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.invert_yaxis(); ax.tick_params('y', length=0)
+    ax.spines[['top', 'right', 'left']].set_visible(False); ax.spines.bottom.set_bounds(0, 1)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #01-035
+def reliability(
+    before, # ECE, and a table (bins,3): images, mean confidence, accuracy; see `evaluate.calibration`
+    after,  # the same once the logits are divided by the temperature
+) -> Figure:
+    "Reliability diagrams before and after the temperature, with the number of images in each bin below."
+    fig, (upper, lower) = axes_grid(6.5, 3.9, 2, 2, sharex=True, sharey='row', height_ratios=[4, 1])
+    for ax, strip, (ece, bins), name, colour in zip(upper, lower, (before, after), ('before', 'after'), (ORANGE, BLUE)):
+        sure, right = bins[bins[:,0] > 0, 1:].T
+        ax.plot([0,1], [0,1], color=GREY, lw=.8)
+        ax.vlines(sure, sure, right, color=colour, lw=3, alpha=.3)
+        ax.plot(sure, right, 'o-', color=colour, lw=1, ms=4, clip_on=False)
+        strip.bar((np.arange(len(bins)) + .5)/len(bins), bins[:,0], width=.9/len(bins), color=GREY, alpha=.5)
+        ax.set(title=f'{name} the temperature: ECE {ece:.2%}', xlim=(0,1), ylim=(0,1))
+        ax.title.set_fontsize(10); ax.grid(alpha=.25)
+        strip.set(xlabel='confidence')
+        strip.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        for each in (ax, strip): each.spines[['top', 'right']].set_visible(False)
+    upper[0].set_ylabel('share that was right'); lower[0].set_ylabel('images', color=GREY)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #01-040
 def table(
     rows:list[dict], # each with the same keys, which become the header
 ) -> Markdown:

@@ -20,8 +20,9 @@ GOAL = .9
 
 # What is asked about a mutant of each room: notebooks, and arguments of pytest. The room's own notebook comes first; then whoever uses the room.
 CHECKS = {
+    '01_plots': ['01_plots.ipynb', 'test_figures.py'],
     '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
-    '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays"', '04_augment.ipynb', '11_job.ipynb'],
+    '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays or notes"', '04_augment.ipynb', '11_job.ipynb'],
     '04_augment': ['04_augment.ipynb', 'test_resume.py -k "albumentations or needs"', '08_train.ipynb'],
     '05_model': ['05_model.ipynb', '09_gradcam.ipynb', '08_train.ipynb', '11_job.ipynb'],
     '06_evaluate': ['06_evaluate.ipynb', '11_job.ipynb', 'test_resume.py -k "norms or needs"'],
@@ -35,6 +36,16 @@ CHECKS = {
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
 MUTANTS = {
+    '01_plots': [
+        ('charts in full colour', '    fig.few_colours = True\n', ''),
+        ('pictures with a palette', 'few_colours = False', 'few_colours = True'),
+        ('classes in the order of rows', "sorted(rows, key=lambda row: row['accuracy'])", 'list(rows)'),
+        ('whiskers from 0', 'ax.hlines(range(len(rows)), low, high', 'ax.hlines(range(len(rows)), 0, high'),
+        ('bins without images have a point', 'bins[bins[:,0] > 0, 1:].T', 'bins[:,1:].T'),
+        ('reliability: confidence and accuracy exchanged', 'sure, right = bins', 'right, sure = bins'),
+        ('reliability: after for before', '(before, after), (', '(after, before), ('),
+        ('the strip counts by the edges of bins', '(np.arange(len(bins)) + .5)/len(bins)', 'np.arange(len(bins))/len(bins)'),
+    ],
     '02_fetch': [
         ('a file that is there is taken without its hash', 'if path.exists() and file_hash(path) == sha256: return', 'if path.exists(): return'),
         ('a download is taken whatever its hash', '(got := file_hash(part)) != sha256', '(got := file_hash(part)) is None'),
@@ -59,6 +70,13 @@ MUTANTS = {
         ('of a batch file only the size is compared', " or file_hash(path, 'md5') != md5", ''),
         ('a pickle may ask for anything of NumPy', "== 'numpy' and name in self.allowed: return self.allowed[name]", "== 'numpy': return super().find_class(module, name)"),
         ('a fingerprint of the pixels only', "self.images.tobytes() + self.labels.astype('<i8').tobytes()", 'self.images.tobytes()'),
+        ('the training images of the twins are noted', "['columns'].index('test')", "['columns'].index('train')"),
+        ('notes: the given label is proposed', "row['proposed'] for row", "row['given'] for row"),
+        ('notes on images that do not exist', 'type(v) is int and 0 <= v < below', 'type(v) is int'),
+        ('notes: whole numbers may be true or 4.0', 'type(v) is int and 0 <= v', '0 <= v'),
+        ('notes: a label may be doubted twice', 'if len(set(doubtful)) < len(doubtful): raise', 'if False: raise'),
+        ('notes are needed', 'if not path.exists(): return {}', ''),
+        ('notes: a pipe is waited for', "if not path.is_file(): raise ValueError('not a file')", ''),
         ('a photo stays as the camera was held', 'ImageOps.exif_transpose(file)', 'file.copy()'),
     ],
     '04_augment': [
@@ -100,8 +118,24 @@ MUTANTS = {
         ('probabilities divided by the temperature', '(logits/temperature).softmax(1)', 'logits.softmax(1)/temperature'),
         ('every bin counts alike in the ECE', '.abs() * sums[0]).sum().item()/len(labels)', '.abs()).mean().item()'),
         ('predict with dropout', 'model.eval()', 'model.train()'),
-        ('predict leaves the model in eval mode', 'for m, mode in modes.items(): m.training = mode', 'pass'),
-        ('predict puts every module into train mode', 'for m, mode in modes.items(): m.training = mode', 'model.train()'),
+        ('predict leaves the model in eval mode', 'if m.training != mode: m.train(mode)', 'pass'),
+        ('predict puts every module into train mode', 'if m.training != mode: m.train(mode)', 'm.train()'),
+        ('modules are not told their mode', 'if m.training != mode: m.train(mode)', 'm.training = mode'),
+        ('a module in two places has the mode of the last', 'model.named_modules(remove_duplicate=False)', 'model.named_modules()'),
+        ('views without mirror images', 'view.flip(-1)', 'view'),
+        ('views upside down', 'view.flip(-1)', 'view.flip(-2)'),
+        ('all views count alike', 'pair(x)/2 + pair(wide[...,2:,2:])/4 + pair(wide[...,:H,:W])/4', '(pair(x) + pair(wide[...,2:,2:]) + pair(wide[...,:H,:W]))/3'),
+        ('views moved one way only', 'pair(wide[...,2:,2:])/4', 'pair(wide[...,:H,:W])/4'),
+        ('views reflected at the border', 'F.pad(x, (1,1,1,1))', "F.pad(x, (1,1,1,1), mode='reflect')"),
+        ('views in full precision', 'predict(model, view, bs, amp)', 'predict(model, view, bs)'),
+        ('precision for recall', '_measured(row[c], row.sum())', '_measured(row[c], counts[:,c].sum())'),
+        ('a class without images has a row', ' if row.sum()]', ']'),
+        ('right answers among the confused pairs', 'np.where(np.eye(len(counts), dtype=bool), 0, counts)', 'counts'),
+        ('equally frequent pairs in any order', "np.argsort(-wrong, axis=None, kind='stable')[:k]", "np.argsort(wrong, axis=None, kind='stable')[::-1][:k]"),
+        ('the share of the predicted class', 'wrong[t,p]/counts[t].sum()', 'wrong[t,p]/counts[:,p].sum()'),
+        ('pairs that never occur', ' for t, p in pairs if wrong[t,p]]', ' for t, p in pairs]'),
+        ('only the images to leave out', 'np.setdiff1d(np.arange(len(labels)), indices)', 'np.intersect1d(np.arange(len(labels)), indices)'),
+        ('as many images as before', ', len(kept))', ', len(labels))'),
     ],
     '07_runs': [
         ('a file is copied, not renamed, into its place', 'os.replace(part, path)\n', 'path.write_bytes(part.read_bytes()); part.unlink()\n'),

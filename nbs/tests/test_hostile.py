@@ -4,6 +4,7 @@ A row of a table is (name, what is wrong, what the sentence must say). Where som
 """
 import copy, hashlib, io, json, os, pickle, re, shutil, struct, sys, tarfile, warnings, zipfile, zlib
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +194,58 @@ def test_batches_control(batches, tmp_path):
     batches(batch())
     assert [len(part) for part in cifar10(tmp_path)] == [20, 4]
     assert cifar10(tmp_path)[1].images[0,1,2].tolist() == [34]*3            # number 32*1 + 2 of each plane of 1024
+
+
+# notes on test images, which lie beside the batches
+
+NOTED = {'twins': {'columns': ['test', 'train', 'judgment'], 'rows': [[30, 7, 1], [8, 9, 2]]},
+         'labels_not_confirmed': {'rows': [{'test': 4, 'given': 0, 'proposed': 8}, {'test': 9999, 'given': 3, 'proposed': 5}]}}
+
+def notes(*path, to=None):
+    "NOTED as JSON, with what lies at `path` replaced (or left out, without `to`)."
+    held = copy.deepcopy(NOTED); at = held
+    for key in path[:-1]: at = at[key]
+    if to is None: del at[path[-1]]
+    else: at[path[-1]] = to
+    return json.dumps(held).encode()
+
+DOUBT = 'labels_not_confirmed', 'rows', 0
+
+@pytest.mark.trust('hostile', 'notes on test images')
+@rows(
+    ('empty', b'', 'JSONDecodeError'),
+    ('cut', cut(json.dumps(NOTED).encode()), 'JSONDecodeError'),
+    ('noise', b'\xff\xfe\x00' + os.urandom(500), 'Decode'),
+    ('a list', b'[1, 2, 3]', 'TypeError'),
+    ('nested too deep', b'['*100_000, 'RecursionError'),
+    ('no twins', notes('twins'), "KeyError('twins')"),
+    ('no columns', notes('twins', 'columns'), "KeyError('columns')"),
+    ('other columns', notes('twins', 'columns', to=['train', 'judgment']), 'ValueError'),
+    ('a short row', notes('twins', 'rows', 0, to=[]), 'IndexError'),
+    ('no labels', notes('labels_not_confirmed'), "KeyError('labels_not_confirmed')"),
+    ('no index', notes(*DOUBT, 'test'), "KeyError('test')"),
+    ('no proposal', notes(*DOUBT, 'proposed'), "KeyError('proposed')"),
+    ('twin 10000', notes('twins', 'rows', 0, to=[10_000, 7, 1]), 'whole numbers from 0 to 9999'),
+    ('twin -1', notes('twins', 'rows', 0, to=[-1, 7, 1]), 'whole numbers from 0 to 9999'),
+    ('index 10000', notes(*DOUBT, 'test', to=10_000), 'whole numbers from 0 to 9999'),
+    ('index 4.0', notes(*DOUBT, 'test', to=4.), 'whole numbers from 0 to 9999'),
+    ('index true', notes(*DOUBT, 'test', to=True), 'whole numbers from 0 to 9999'),
+    ('index as text', notes(*DOUBT, 'test', to='4'), 'whole numbers from 0 to 9999'),
+    ('proposal 10', notes(*DOUBT, 'proposed', to=10), 'whole numbers from 0 to 9'),
+    ('doubted twice', notes(*DOUBT, 'test', to=9999), 'doubted twice'),
+    ('a folder', Path.mkdir, 'not a file'),
+    ('a pipe', os.mkfifo, 'not a file'),
+)
+def test_notes_on_test_images(what, said, tmp_path):
+    path = tmp_path/'test_notes.json'
+    what(path) if callable(what) else path.write_bytes(what)
+    with untouched(tmp_path):
+        refused(said, data.test_notes, tmp_path, kinds=ValueError)
+        refused('test_notes.json holds no notes', data.test_notes, tmp_path); refused('or delete it and do without', data.test_notes, tmp_path)
+
+def test_notes_control(tmp_path):
+    (tmp_path/'test_notes.json').write_text(json.dumps(NOTED))
+    assert {name: a.tolist() for name, a in data.test_notes(tmp_path).items()} == {'doubtful': [4, 9999], 'proposed': [8, 5], 'twins': [8, 30]}
 
 
 # 3. pickles that would run code, in a batch and in a checkpoint
