@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SWEPT', 'load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits', 'store_logits', 'ship',
-           'judge', 'figures', 'job', 'spread', 'sweep', 'explain']
+           'judge', 'figures', 'report', 'job', 'spread', 'sweep', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
 import hashlib, io, math, multiprocessing, re, shutil, time, warnings
@@ -23,11 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from . import plots
+from . import data, plots
 from .augment import normalise
 from .core import home, pick_device, ranks, summed
 from .data import Images, cifar10, read_picture, shapes10, split
-from .evaluate import confidence, confusion_counts, fit_temperature, misclassified, predict, wilson
+from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs, confusion_counts,
+                                   fit_temperature, misclassified, predict, predict_views, wilson)
 from .gradcam import contrast, gradcam, overlay
 from .model import load_weights, summary, weights_file
 from .runs import RESULTS, SCHEMA, TEST_RESULTS, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
@@ -108,8 +109,8 @@ def stored_logits(folder:Path) -> dict: # tensors by name: test, test_labels, he
     if not path.exists(): return {}
     try:
         stored = load_file(path)
-        for part in ('held_out', 'test'):
-            if part in stored and not _sound(stored[part], stored[f'{part}_labels']): raise ValueError(f'{part} makes no sense')
+        for part in ('held_out', 'test', 'test_tta'):
+            if part in stored and not _sound(stored[part], stored[f'{part.removesuffix("_tta")}_labels']): raise ValueError(f'{part} makes no sense')
         return stored
     except (SafetensorError, ValueError, KeyError) as e: raise ValueError(f'{path} is damaged ({e}): restore it, or remove it to have it computed again') from e
 
@@ -117,12 +118,13 @@ def _sound(logits, labels):
     "Finite logits (N,C) and labels (N,) that are classes."
     return logits.ndim == 2 and labels.shape == logits.shape[:1] and labels.dtype == torch.int64 and bool(logits.isfinite().all()) and 0 <= labels.min() and labels.max() < logits.shape[1]
 
-def store_logits(folder:Path, part:str, images:Images, about:dict, device:torch.device):
-    "Add the logits of `images` by a run's final weights to its logits.safetensors."
+def store_logits(folder:Path, part:str, images:Images, about:dict, device:torch.device, views:bool=False):
+    "Add the logits of `images` by a run's final weights to its logits.safetensors; with `views`, also their mean over shifts and mirror images (see `predict_views`)."
     model = load_weights(folder/'weights.safetensors').to(device, memory_format=torch.channels_last)
     x = normalise(torch.from_numpy(images.images).to(device), about['mean'], about['std'])
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): logits = predict(model, x)
-    write_atomic(folder/'logits.safetensors', save({**stored_logits(folder), part: logits, f'{part}_labels': torch.from_numpy(images.labels)}))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        new = {part: predict(model, x), **({f'{part}_tta': predict_views(model, x)} if views else {})}
+    write_atomic(folder/'logits.safetensors', save({**stored_logits(folder), **new, f'{part}_labels': torch.from_numpy(images.labels)}))
 
 def ship(training:Training, classes:tuple):
     "Write the best weights of a trained run: now they are final."
@@ -132,13 +134,14 @@ def ship(training:Training, classes:tuple):
 
 def judge(folder:Path) -> dict: # what goes into run.json
     "Results from a run's stored logits; those of the test set are None where it was not read."
-    l = SimpleNamespace(**{'test': None, **stored_logits(folder)})
+    l = SimpleNamespace(**{'test': None, 'test_tta': None, **stored_logits(folder)})
     right, n = _right(l.held_out, l.held_out_labels)
     found = dict(test_reads=0, valid_accuracy=right/n, valid_accuracy_ci95=wilson(right, n), valid_loss=F.cross_entropy(l.held_out, l.held_out_labels).item(),
                  temperature=fit_temperature(l.held_out, l.held_out_labels), **{k: None for k in TEST_RESULTS})
     if l.test is None: return found
     right, n = _right(l.test, l.test_labels)
-    return {**found, 'test_reads': 1, 'test_accuracy': right/n, 'test_accuracy_ci95': wilson(right, n), 'test_loss': F.cross_entropy(l.test, l.test_labels).item(), 'misclassified': n - right}
+    return {**found, 'test_reads': 1, 'test_accuracy': right/n, 'test_accuracy_ci95': wilson(right, n), 'test_loss': F.cross_entropy(l.test, l.test_labels).item(), 'misclassified': n - right,
+            'test_accuracy_tta': None if l.test_tta is None else accuracy(l.test_tta, l.test_labels)}
 
 def _right(logits, labels): return (logits.argmax(1) == labels).sum().item(), len(labels)
 
@@ -147,8 +150,8 @@ def figures(
     run:SimpleNamespace, # of `load_run`
     images:Images,       # the test images of its data set; the held-out ones of a run that did not read the test set
     k:int=20,            # how many mistakes
-) -> dict: # name -> Figure: curves, misclassified, gradcam, confusion
-    "The four figures of a finished run."
+) -> dict: # name -> Figure: curves, misclassified, gradcam, confusion, classes, reliability
+    "The figures of a finished run."
     m, part = run.metrics, 'test' if run.metrics['test_reads'] else 'held_out'
     stored = stored_logits(run.folder)
     logits, labels = stored[part], stored[f'{part}_labels']
@@ -166,9 +169,28 @@ def figures(
         titles = [[n if each.max() > 0 else f'{n}: none' for n, each in zip(name(c), m)] for c, m in zip((claim, true), maps)]
         margin, evidence = why.margin, why.evidence
     return dict(curves=plots.curves(run.history, m['epoch']), misclassified=plots.mistakes(shown, name(true), name(claim), sure, n - right, n),
-                gradcam=plots.contrasts(shown, drawn, name(true), *titles, margin, evidence), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']))
+                gradcam=plots.contrasts(shown, drawn, name(true), *titles, margin, evidence), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']),
+                classes=plots.class_bars(class_accuracies(logits, labels, m['classes'])),
+                reliability=plots.reliability(*(calibration(confidence(logits, t), labels) for t in (1., m['temperature']))))
 
-# %% ../nbs/11_job.ipynb #11-024
+# %% ../nbs/11_job.ipynb #11-025
+def report(
+    run:SimpleNamespace, # of `load_run`
+    notes:dict=None,     # of `test_notes`; None or {}: nothing is known about the test images
+) -> dict: # JSON types: part, accuracy, classes, pairs, ece_before, ece_after, without
+    "What is behind the accuracy of a finished run, from its stored logits alone."
+    m, part = run.metrics, 'test' if run.metrics['test_reads'] else 'held_out'
+    stored = stored_logits(run.folder)
+    logits, labels = stored[part], stored[f'{part}_labels']
+    ece = lambda temperature: calibration(confidence(logits, temperature), labels)[0]
+    found = dict(part=part, images=len(labels), accuracy=accuracy(logits, labels), classes=class_accuracies(logits, labels, m['classes']), pairs=confused_pairs(logits, labels, classes=m['classes']),
+                 ece_before=ece(1.), ece_after=ece(m['temperature']), without={})
+    if notes and part == 'test':
+        for name in ('doubtful', 'twins'): found['without'][name] = accuracy_without(logits, labels, notes[name])
+        found['without']['both'] = accuracy_without(logits, labels, np.concatenate([notes['doubtful'], notes['twins']]))
+    return found
+
+# %% ../nbs/11_job.ipynb #11-027
 def job(
     recipe:Recipe|dict,   # a dict means: only these fields were asked for, the rest is whatever is usual (or, resuming, what the run says)
     out:str|Path=None,    # the run folder; None: `run_folder`
@@ -199,6 +221,7 @@ def job(
     elif folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())): raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
 
     train, test = load_data(full, data_dir)
+    notes = data.test_notes(data_dir) if full.dataset == 'cifar10' else {}
     if about and about['classes'] != list(train.classes): raise ValueError(f'{folder}/run.json has other classes than the data: restore it, or choose another --out')
     held = train.take(limited(split(train.labels), full.limit)[1])
     options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, engine=engine, budget_s=budget_s)
@@ -215,7 +238,7 @@ def job(
             _train(training, progress)
             if not stored_logits(folder): ship(training, train.classes)
             new = dict(epoch=training.best['epoch'], train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
-        done = _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, pick_device(device))
+        done = _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, pick_device(device), notes)
     summed(torch.zeros(1))
     return done
 
@@ -228,7 +251,7 @@ def _writing(folder, mend):
         if e.errno is None: raise
         raise OSError(f'the run folder {folder} cannot be written ({e.strerror}): {mend}') from e
 
-# %% ../nbs/11_job.ipynb #11-025
+# %% ../nbs/11_job.ipynb #11-028
 def _follow(training, train, finished, **options):
     "What the other processes do in a run that several share: train, and leave the folder to the first one."
     if not finished:
@@ -257,18 +280,19 @@ def _train(training, progress):
     write_history(path, t.history)
     t.save()
 
-def _finish(folder, new, held, test, read_test, device):
-    "Logits that are not there yet, results, figures; and only then the seal."
+def _finish(folder, new, held, test, read_test, device, notes):
+    "Logits that are not there yet, results, report, figures; and only then the seal."
     about = {**read_json(folder/'run.json'), **new}
     if 'held_out' not in stored_logits(folder): store_logits(folder, 'held_out', held, about, device)
-    if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device)
+    if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device, views=about['recipe']['flip'] != 'none')
     about.update(judge(folder))
     run = SimpleNamespace(folder=folder, recipe=recipe_from(about['recipe']), history=read_history(folder/'history.csv'), metrics=about, model=load_weights(folder/'weights.safetensors'))
     for name, figure in figures(run, test.look() if test.reads else held).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
+    write_json(folder/'report.json', report(run, notes))
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
 
-# %% ../nbs/11_job.ipynb #11-041
+# %% ../nbs/11_job.ipynb #11-045
 def spread(
     values:list, # numbers, one a run
 ) -> dict: # mean; sd and ci95 [low, high] are None for a single value
@@ -279,7 +303,7 @@ def spread(
     half = float(stats.t.ppf(.975, n-1)*sd/math.sqrt(n))
     return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
 
-# %% ../nbs/11_job.ipynb #11-044
+# %% ../nbs/11_job.ipynb #11-048
 SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 'test_accuracy', 'test_accuracy_tta', 'test_loss', 'train_seconds', 'engine', 'hardware', 'git_revision'
 
 def sweep(
@@ -329,7 +353,7 @@ def _rows_so_far(out, plan, read_test):
         if read_test and not row['test_reads']: del rows[key]
     return rows
 
-# %% ../nbs/11_job.ipynb #11-046
+# %% ../nbs/11_job.ipynb #11-050
 def _one(key, fields, out, until, options, device):
     "Train one run -> its row; None if time was up."
     name, seed = key
@@ -372,7 +396,7 @@ def _write_sweep(out, rows, plan):
     found = dict(left=sum(key not in rows for key in plan), table=[_summary(name, [row for row in runs if row['name'] == name]) for name in names],
                  failed=[row for row in rows.values() if 'error' in row], runs=runs)
     write_json(out/'sweep.json', found)
-    return found
+    return read_json(out/'sweep.json')
 
 def _summary(name, runs):
     "One recipe in a sweep's table: means over its runs, with their spread."
@@ -381,7 +405,7 @@ def _summary(name, runs):
         if all(r[k] is not None for r in runs): row[k] = spread([r[k] for r in runs])
     return dict(row, train_seconds=float(np.mean([r['train_seconds'] for r in runs])))
 
-# %% ../nbs/11_job.ipynb #11-053
+# %% ../nbs/11_job.ipynb #11-057
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`
