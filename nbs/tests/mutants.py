@@ -32,6 +32,7 @@ CHECKS = {
     '09_gradcam': ['09_gradcam.ipynb', 'test_gradcam.py', 'test_identities.py', '10_faithful.ipynb'],
     '10_faithful': ['10_faithful.ipynb', 'test_faithful.py', 'test_identities.py'],
     '11_job': ['11_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb'],
+    '14_benchmarks': ['14_benchmarks.ipynb', 'test_benchmarks.py'],
 }
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
@@ -270,6 +271,26 @@ MUTANTS = {
         ('logits of a lost run are kept for the new one', "for stale in ('logits.safetensors', 'weights.safetensors')", 'for stale in ()'),
         ('`limit` spares the test images', 'TestSet(test.take(slice(full.limit)), folder)', 'TestSet(test, folder)'),
         ('test images that nobody was to read are read', 'if read_test and not test.reads', 'if not test.reads'),
+    ],
+    '14_benchmarks': [
+        ('the clock does not wait for the GPU', "if device.type == 'cuda': torch.cuda.synchronize(device)", 'pass'),
+        ('the plain loop begins with other weights', "with seeded('init', recipe.seed): model", 'model'),
+        ('gradients of the plain loop add up', '            opt.zero_grad()\n            loss.backward()', '            loss.backward()'),
+        ('our loop looks at the held-out images, too', 'if training.at + 1 >= len(training.losses): training.open_epoch()', 'pass'),
+        ('always in the same order', 'list(ways)[::1 if i%2 else -1]', 'list(ways)'),
+        ('the ratio upside down', '[p/o for p,o in', '[o/p for p,o in'),
+        ('the ratio of medians for the median of ratios', 'round(statistics.median(ratios), 3)', 'round(statistics.median(plain)/statistics.median(ours), 3)'),
+        ('the optimiser is left out of the parts', '        t.scaler.step(t.opt)\n', ''),
+        ('the gradients of the parts add up', '        t.opt.zero_grad()\n', ''),
+        ('another network than the one that trains', "net, now = training, getattr(training, 'net', training.model)", 'net, now = training, training.model'),
+        ('some held-out images are taken for all', '*len(t.valid_x)/len(x)', ''),
+        ('shares of a batch for shares of an epoch', 's*steps/epoch for', 's/batch for'),
+        ('the backward pass is not counted', '.sum().backward()', '.sum()'),
+        ('the slowest try for the fastest', 'get_total_flops()/min(best)', 'get_total_flops()/max(best)'),
+        ('the ceiling on other memory', 'x.contiguous(memory_format=torch.channels_last)', 'x'),
+        ('the share of the lowest ceiling', 'max(rates.values())', 'min(rates.values())'),
+        ('all engines are eager', 'dict(engine=engine)', '{}'),
+        ('--quick wins over what was typed', '{**(QUICK if quick else {}), **typed}', '{**typed, **(QUICK if quick else {})}'),
     ],
 }
 
