@@ -140,10 +140,10 @@ def compared(
 # %% ../nbs/14_benchmarks.ipynb #14-042
 def _parts(training, stream) -> dict:
     "The parts of one step, to be called in this order: name -> function."
-    t, net, now = training, getattr(training, 'net', training.model), SimpleNamespace()
+    t, now = training, SimpleNamespace()
     def augmentation(): now.x, now.y = next(stream)
     def forward():
-        with torch.autocast(t.device.type, t.amp, enabled=t.amp is not None): now.loss = F.cross_entropy(net(now.x), now.y)
+        with torch.autocast(t.device.type, t.amp, enabled=t.amp is not None): now.loss = F.cross_entropy(t.net(now.x), now.y)
     def backward():
         t.opt.zero_grad()
         t.scaler.scale(now.loss).backward()
@@ -171,7 +171,7 @@ def where_time_goes(
     batch = spent.pop('whole')
     spent['rest'] = batch - sum(spent.values())
     x = t.valid_x[:n*t.recipe.batch_size]
-    look = lambda: predict(getattr(t, 'net', t.model), x, amp=t.amp)
+    look = lambda: predict(t.averaged, x, amp=t.amp)
     valid = min(_seconds(look, t.device) for _ in range(2))*len(t.valid_x)/len(x)
     t.open_epoch()
     steps = len(t.labels)/t.recipe.batch_size
@@ -230,7 +230,7 @@ def cold_start(
     if cuda: torch.cuda.reset_peak_memory_stats(device)
     before, kept = torch.cuda.memory_allocated(device) if cuda else 0, []
     def begin():
-        kept.append(training := Training(recipe, train, device=device, **({} if engine == 'eager' else dict(engine=engine))))
+        kept.append(training := Training(recipe, train, device=device, engine=engine))
         for _ in range(batches): training.step()
     seconds = _seconds(begin, device)
     return SimpleNamespace(training=kept[0], seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)

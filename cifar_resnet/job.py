@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SWEPT', 'load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits', 'store_logits', 'ship',
-           'judge', 'figures', 'report', 'job', 'spread', 'sweep', 'explain']
+           'judge', 'figures', 'report', 'job', 'release', 'spread', 'sweep', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
 import hashlib, io, math, multiprocessing, re, shutil, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +30,9 @@ from .core import home, pick_device, ranks, summed
 from .data import Images, cifar10, read_picture, shapes10, split
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs, confusion_counts,
                                    fit_temperature, misclassified, predict, predict_views, wilson)
+from .fetch import file_hash
 from .gradcam import contrast, gradcam, overlay
-from .model import load_weights, summary, weights_file
+from .model import load_weights, summary, weights_file, weights_metadata
 from .runs import RESULTS, SCHEMA, TEST_RESULTS, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
 from .train import Recipe, Training, limited, load_run, read_about, recipe_from
 
@@ -293,6 +295,24 @@ def _finish(folder, new, held, test, read_test, device, notes):
     return load_run(folder)
 
 # %% ../nbs/11_job.ipynb #11-045
+def release(
+    run:SimpleNamespace, # of `load_run`
+    path:str|Path,       # the file to write
+    test:Images,         # the test images of its data set
+    device='cpu',
+) -> dict: # what the file says of itself, and its sha256
+    "Write a run's weights in half precision, with the test accuracy of exactly these, and all that a user of the file must know."
+    m, path = run.metrics, Path(path)
+    half = deepcopy(run.model).half()
+    about = dict(classes=m['classes'], mean=m['mean'], std=m['std'], dataset=run.recipe.dataset, recipe=asdict(run.recipe), epoch=m['epoch'], temperature=m['temperature'])
+    write_atomic(path, weights_file(half, **about))
+    model = load_weights(path).to(device, memory_format=torch.channels_last)
+    logits = predict(model, normalise(torch.from_numpy(test.images).to(device), about['mean'], about['std']))
+    right, n = _right(logits, torch.from_numpy(test.labels))
+    write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
+    return dict(weights_metadata(path), sha256=file_hash(path), bytes=path.stat().st_size)
+
+# %% ../nbs/11_job.ipynb #11-049
 def spread(
     values:list, # numbers, one a run
 ) -> dict: # mean; sd and ci95 [low, high] are None for a single value
@@ -303,7 +323,7 @@ def spread(
     half = float(stats.t.ppf(.975, n-1)*sd/math.sqrt(n))
     return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
 
-# %% ../nbs/11_job.ipynb #11-048
+# %% ../nbs/11_job.ipynb #11-052
 SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 'test_accuracy', 'test_accuracy_tta', 'test_loss', 'train_seconds', 'engine', 'hardware', 'git_revision'
 
 def sweep(
@@ -353,7 +373,7 @@ def _rows_so_far(out, plan, read_test):
         if read_test and not row['test_reads']: del rows[key]
     return rows
 
-# %% ../nbs/11_job.ipynb #11-050
+# %% ../nbs/11_job.ipynb #11-054
 def _one(key, fields, out, until, options, device):
     "Train one run -> its row; None if time was up."
     name, seed = key
@@ -405,7 +425,7 @@ def _summary(name, runs):
         if all(r[k] is not None for r in runs): row[k] = spread([r[k] for r in runs])
     return dict(row, train_seconds=float(np.mean([r['train_seconds'] for r in runs])))
 
-# %% ../nbs/11_job.ipynb #11-057
+# %% ../nbs/11_job.ipynb #11-061
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`

@@ -133,8 +133,8 @@ ENGINES = dict(eager=lambda model: model, rows=by_rows, compile=torch.compile, g
 
 def engine_of(model, engine:str):
     "What computes `model`: 'eager', 'rows' (see `by_rows`), 'compile', 'graph' (compiled, and replayed as CUDA graphs), or two of them such as 'rows+compile'. Raises ValueError for another."
-    for name in engine.split('+'):
-        if name not in ENGINES: raise ValueError(f'there is no engine {name!r}: choose {", ".join(ENGINES)}, or rows+compile, rows+graph')
+    for name in str(engine).split('+'):
+        if name not in ENGINES: raise ValueError(f'there is no engine {engine!r}: choose {", ".join(ENGINES)}, or rows+compile, rows+graph')
         model = ENGINES[name](model)
     return model
 

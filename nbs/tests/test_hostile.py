@@ -487,6 +487,10 @@ def test_recipes(what, said, tmp_path, monkeypatch):
     ('seconds negative', dict(save_every_s=-1), 'save_every_s must be at least 0'),
     ('seconds NaN', dict(save_every_s=NAN), 'save_every_s must be at least 0'),
     ('seconds of text', dict(save_every_s='60'), 'save_every_s must be'),
+    ('no budget', dict(budget_s=0), 'budget_s must be positive'),
+    ('a budget of text', dict(budget_s='1'), 'budget_s must be positive'),
+    ('engine unknown', dict(engine='warp'), "there is no engine 'warp'"),
+    ('engine a number', dict(engine=3), 'there is no engine 3'),
     ('workers negative', dict(workers=-1), 'workers must be from 0 to 256'),
     ('workers absurd', dict(workers=10**6), 'workers must be from 0 to 256'),
     ('workers 1.5', dict(workers=1.5), 'workers must be'),
@@ -533,14 +537,14 @@ def without(key): return lambda state: state.pop(key)
 
 def times(tensors, by): return {k: v*by for k, v in tensors.items()}
 
-KEYS = 'recipe data_sha256 epoch at losses right seconds history best model opt plateau scaler'.split()
+KEYS = 'recipe data_sha256 epoch at losses right seconds history best model averaged opt plateau scaler'.split()
 
 @pytest.mark.trust('hostile', 'checkpoints')
 @rows(
     *[(f'without {key}', without(key), f"does not fit: it lacks '{key}'") for key in KEYS],
     ('without a schema', without('schema'), 'was written by another version'),
-    ('an older schema', put('schema', 0), 'was written by another version'),
-    ('a schema to come', put('schema', 2), 'was written by another version'),
+    ('an older schema', put('schema', 1), 'was written by another version'),
+    ('a schema to come', put('schema', 3), 'was written by another version'),
     ('an unknown field of the recipe', put('recipe.momentum', .9), "no field 'momentum'"),
     ('a recipe that makes no sense', put('recipe.width', -2), 'width must be positive'),
     ('a recipe that is a list', put('recipe', [1]), 'does not fit'),
@@ -555,6 +559,7 @@ KEYS = 'recipe data_sha256 epoch at losses right seconds history best model opt 
     ('one weight too few', lambda s: s['model'].pop('head.bias'), 'its model is not'),
     ('one weight too many', lambda s: s['model'].update({'head.more': torch.zeros(1)}), 'its model is not'),
     ('one weight of another shape', lambda s: s['model'].update({'head.bias': torch.zeros(11)}), 'its model is not'),
+    ('an average where there is none', lambda s: s.update(averaged=s['model']), 'its averaged is not'),
     ('no optimiser', put('opt', {}), 'does not fit'),
     ('the optimiser of another width', lambda s: s.update(opt=other(width=3)('opt')), 'does not fit'),
     ('the optimiser of another norm', lambda s: s.update(opt=other(norm='none')('opt')), 'does not fit'),

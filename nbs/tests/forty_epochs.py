@@ -1,0 +1,188 @@
+"""All that asks for a GPU, in one command that may be stopped at any time: about 25 minutes on an H200.
+
+    python nbs/tests/forty_epochs.py                        # all of it
+    python nbs/tests/forty_epochs.py --budget_s 500         # nine minutes at most; exit code 3: not done yet, the same command goes on
+    python nbs/tests/forty_epochs.py --small                # the same steps, tiny, on drawn pictures: does the command work?
+
+One step after the other, in the order of what is wanted most:
+
+engine    which engine is the fastest here, cold start included; and does it train as the plain one does?
+first     one run of the strict recipe, from the data to the figures
+search    which plateau suits the strict recipe, and which levers the best one: one seed each, judged on held-out images; the test set stays closed
+final     both recipes, three seeds, then five; the test set is read once a run
+publish   results, figures, and the best recipe's weights (seed 0, half precision, with the accuracy of that very file)
+notebook  the run notebook, executed
+bench     speed, where the time goes, the ceiling
+norms     the strict recipe with every norm
+
+What is finished is never done again: it stands in forty_epochs.json in the folder --work. Results go to --results, weights to --weights, the notebook to the folder --work.
+"""
+import argparse, math, os, subprocess, sys, time
+from pathlib import Path
+
+import torch
+
+from cifar_resnet.benchmarks import QUICK, bench, cold_start, in_turn, our_loop
+from cifar_resnet.cli import _publish
+from cifar_resnet.core import pick_device
+from cifar_resnet.data import cifar10, shapes10
+from cifar_resnet.job import release, sweep
+from cifar_resnet.model import NORMS, WEIGHTS
+from cifar_resnet.runs import read_json, write_json
+from cifar_resnet.train import Recipe, load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 'engine', 'first', 'search', 'final', 'publish', 'notebook', 'bench', 'norms'
+ENGINES = 'eager', 'rows', 'compile', 'rows+compile', 'graph', 'rows+graph'
+
+# What is tried, each against the recipe as it stands. The first name is that recipe.
+SEARCH = {
+    'strict': {'as-it-is': {}, 'batch256': dict(batch_size=256), 'factor.1': dict(plateau_factor=.1), 'patience1': dict(plateau_patience=1),
+               'patience1-batch256': dict(plateau_patience=1, batch_size=256)},
+    'best': {'as-it-is': {}, 'sgd': dict(optimiser='sgd', lr=.1, weight_decay=5e-4), 'batch256': dict(batch_size=256), 'lr4e-3': dict(lr=4e-3), 'decay.1': dict(weight_decay=.1),
+             'sgd-batch256': dict(optimiser='sgd', lr=.05, weight_decay=5e-4, batch_size=256), 'map8x8': dict(strides=(1,1,2,2)), 'gain0': dict(last_gain=0), 'average3': dict(average=3)},
+}
+TINY = dict(dataset='shapes10', width=4, epochs=2, limit=160)
+
+
+class TimeIsUp(Exception): "The budget is spent; what was begun goes on next time."
+
+
+class Work:
+    "The plan's folder, what is known so far, and the time that is left."
+    def __init__(self, args):
+        self.__dict__.update(vars(args))
+        self.until, self.device = time.monotonic() + args.budget_s, pick_device(args.device)
+        self.work = Path(args.work); self.work.mkdir(parents=True, exist_ok=True)
+        self.path = self.work/'forty_epochs.json'
+        self.known = read_json(self.path) if self.path.exists() else dict(done=[])
+        self.base = TINY if args.small else {}
+
+    def left(self): return self.until - time.monotonic()
+
+    def note(self, **what):
+        "Remember what was found."
+        self.known.update(what)
+        write_json(self.path, self.known)
+
+    def need(self, seconds):
+        "Do not begin what cannot be finished."
+        if self.left() < seconds: raise TimeIsUp
+
+    def sweep(self, name, recipes, seeds, **kw):
+        "A sweep in a folder of its own, to its end."
+        engine = self.known.get('engine', 'eager')
+        recipes = {n: {**self.base, **fields} for n, fields in recipes.items()}
+        found = sweep(recipes, seeds, self.work/name, [str(self.device)], budget_s=self.left(), data_dir=self.data_dir, engine=engine, **kw)
+        for row in found['table']: print(f'{name}: {row["name"]}', {k: f'{v["mean"]:.2%}' for k, v in row.items() if isinstance(v, dict)}, f'{row["train_seconds"]:.0f} s', flush=True)
+        for row in found['failed']: print(f'{name}: {row["name"]} failed: {row["error"]}', flush=True)
+        if found['left']: raise TimeIsUp
+        return found
+
+    def recipe(self, track): return dict(self.known['chosen'][track], recipe=track)
+
+
+def engine(w):
+    "Time every engine; one that fails here, or trains otherwise than the plain one, is out."
+    w.need(0 if w.small else 200)
+    train = shapes10(n_train=2000)[0] if w.small else cifar10(w.data_dir)[0]
+    recipe = Recipe(**{**w.base, 'epochs': 10_000}).filled(w.device.type)
+    steps, found, plain = 40*45_000/recipe.batch_size, {}, None
+    for name in ENGINES[:2] if w.small else ENGINES:
+        try:
+            started = cold_start(recipe, train, w.device, name)
+            loss = started.training.losses[:3].cpu()
+            plain = loss if plain is None else plain
+            seconds = min(in_turn({name: our_loop(started.training)}, 3, 2, 80)[name])
+            found[name] = dict(cold_start_seconds=started.seconds, batch_seconds=seconds, forty_epochs_seconds=started.seconds + steps*seconds, losses_differ=((loss - plain).abs()/plain).max().item())
+        except Exception as e: found[name] = dict(error=' '.join(str(e).split())[:300])
+        print(f'engine {name}: {found[name]}', flush=True)
+        started = None
+        if w.device.type == 'cuda': torch.cuda.empty_cache()
+    good = {name: row['forty_epochs_seconds'] for name, row in found.items() if 'error' not in row and row['losses_differ'] < .02}
+    w.note(engines=found, engine=min(good, key=good.get))
+
+
+def first(w): w.note(first=w.sweep('first', {'strict': {}}, [0], read_test=True))
+
+
+def search(w):
+    "The candidates of each recipe; the one with the best held-out accuracy is chosen."
+    chosen, tables = {}, {}
+    for track, candidates in SEARCH.items():
+        names = list(candidates)[:2] if w.small else candidates
+        found = w.sweep(f'search-{track}', {name: dict(candidates[name], recipe=track) for name in names}, [0])
+        winner = max(found['runs'], key=lambda row: row['valid_accuracy'])['name']
+        chosen[track], tables[track] = candidates[winner], found['runs']
+        print(f'search: {track} takes {winner}', flush=True)
+    w.note(chosen=chosen, search=tables)
+
+
+def final(w):
+    "Both tracks: three seeds first, so that there is something, then five."
+    for seeds in ([0], [0, 1]) if w.small else (range(3), range(5)):
+        w.note(final=w.sweep('final', {track: w.recipe(track) for track in SEARCH}, list(seeds), read_test=True))
+
+
+def publish(w):
+    "What goes into the repository."
+    w.need(0 if w.small else 40)
+    for track in SEARCH:
+        run, folder = load_run(w.work/'final'/f'{track}-0'), Path(w.results)/f'cifar10-{track}'
+        folder.mkdir(parents=True, exist_ok=True)
+        _publish(run, folder)
+    test = (shapes10() if w.small else cifar10(w.data_dir))[1]
+    if w.small: test = test.take(slice(160))
+    Path(w.weights).mkdir(parents=True, exist_ok=True)
+    about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
+    print('publish:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
+    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known[k] for k in ('engines', 'engine', 'first', 'search', 'chosen', 'final')}, weights=about))
+
+
+def notebook(w):
+    "The run notebook from its first cell to its last; its training is a run of its own."
+    w.need(0 if w.small else 150)
+    env = {**os.environ, 'TQDM_DISABLE': '1', **({'IN_TEST': '1'} if w.small else {}), **({'CIFAR10_DIR': str(Path(w.data_dir).resolve())} if w.data_dir else {})}
+    subprocess.run([sys.executable, '-m', 'nbconvert', '--to', 'notebook', '--execute', '--log-level=ERROR', '--ExecutePreprocessor.timeout=600', f'--output-dir={w.work.resolve()}',
+                    str(ROOT/'nbs'/'16_cifar10_40_epochs.ipynb')], check=True, env=env, cwd=ROOT/'nbs')
+
+
+def benchmarks(w):
+    w.need(0 if w.small else 120)
+    found = bench(str(w.device), **(QUICK if w.small else dict(engines=[e for e, row in w.known['engines'].items() if 'error' not in row], pairs=5, seconds=2)))
+    write_json(Path(w.results)/f'speed_{w.device.type}.json', dict(command='python nbs/tests/forty_epochs.py', **found))
+
+
+def norms(w):
+    names = ['layer', 'batch'] if w.small else [n for n in NORMS if n != 'layer'] + ['layer']
+    found = w.sweep('norms', {norm: dict(w.recipe('strict'), norm=norm) for norm in names}, [0], read_test=True)
+    write_json(Path(w.results)/'norms_cifar10.json', dict(command='python nbs/tests/forty_epochs.py', **found))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data_dir', help='contains cifar-10-batches-py; default: $CIFAR10_DIR')
+    parser.add_argument('--work', default='runs/forty_epochs', help='the folder of all runs')
+    parser.add_argument('--results', default=str(ROOT/'nbs'/'results'))
+    parser.add_argument('--weights', default=str(WEIGHTS))
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--budget_s', type=float, default=math.inf)
+    parser.add_argument('--only', nargs='+', choices=STEPS, default=STEPS, help='these steps alone')
+    parser.add_argument('--small', action='store_true')
+    args = parser.parse_args(argv)
+    if args.small and (args.results == parser.get_default('results') or args.weights == parser.get_default('weights')): parser.error('--small makes results that mean nothing: give it --results and --weights of its own')
+    w = Work(args)
+    try:
+        for name in args.only:
+            if name in w.known['done']: continue
+            print(f'{name}: {w.left():.0f} s left', flush=True)
+            dict(engine=engine, first=first, search=search, final=final, publish=publish, notebook=notebook, bench=benchmarks, norms=norms)[name](w)
+            w.note(done=[*w.known['done'], name])
+    except TimeIsUp:
+        print(f'time is up at {name}; the same command goes on', flush=True)
+        return 3
+    print('all is done', flush=True)
+    return 0
+
+
+if __name__ == '__main__': sys.exit(main())
