@@ -224,16 +224,16 @@ def cold_start(
     device:torch.device,
     engine:str='eager', # of the `Training`
     batches:int=3,      # how many are waited for
-) -> SimpleNamespace: # training, seconds, gpu_memory_bytes: the most that it took on the GPU, None on a CPU
+) -> SimpleNamespace: # training, losses (of these batches), seconds, gpu_memory_bytes: the most that it took on the GPU, None on a CPU
     "A new `Training`, and how long it took to get it going."
     cuda = device.type == 'cuda'
     if cuda: torch.cuda.reset_peak_memory_stats(device)
-    before, kept = torch.cuda.memory_allocated(device) if cuda else 0, []
+    before, now = torch.cuda.memory_allocated(device) if cuda else 0, SimpleNamespace()
     def begin():
-        kept.append(training := Training(recipe, train, device=device, engine=engine))
-        for _ in range(batches): training.step()
+        now.training = Training(recipe, train, device=device, engine=engine)
+        now.losses = torch.stack([now.training.step() for _ in range(batches)])
     seconds = _seconds(begin, device)
-    return SimpleNamespace(training=kept[0], seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)
+    return SimpleNamespace(training=now.training, losses=now.losses.cpu(), seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)
 
 # %% ../nbs/14_benchmarks.ipynb #14-075
 def _pictures(n) -> Images:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SWEPT', 'load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits', 'store_logits', 'ship',
-           'judge', 'figures', 'report', 'job', 'release', 'spread', 'sweep', 'explain']
+           'judge', 'figures', 'draw_figures', 'report', 'job', 'release', 'spread', 'sweep', 'explain']
 
 # %% ../nbs/11_job.ipynb #11-003
 import hashlib, io, math, multiprocessing, re, shutil, time, warnings
@@ -175,6 +175,10 @@ def figures(
                 classes=plots.class_bars(class_accuracies(logits, labels, m['classes'])),
                 reliability=plots.reliability(*(calibration(confidence(logits, t), labels) for t in (1., m['temperature']))))
 
+def draw_figures(run:SimpleNamespace, images:Images):
+    "Draw the figures of a run into its folder."
+    for name, figure in figures(run, images).items(): write_atomic(run.folder/f'{name}.png', plots.png(figure))
+
 # %% ../nbs/11_job.ipynb #11-025
 def report(
     run:SimpleNamespace, # of `load_run`
@@ -205,6 +209,7 @@ def job(
     budget_s:float=math.inf,
     progress:bool=True,   # show a bar
     read_test:bool=True,  # False: leave the test set closed; its results are None, and the figures show held-out images
+    draw:bool=True,       # False: leave the figures to a later `draw_figures`
 ) -> SimpleNamespace: # see `load_run`
     "Train by a recipe, test once, draw the figures. A finished run is only loaded. Raises ValueError for a folder with another recipe, or an unfinished one without `resume`; OSError for one that cannot be written."
     asked = recipe if isinstance(recipe, dict) else {k: v for k,v in asdict(recipe).items() if v is not None}
@@ -240,7 +245,7 @@ def job(
             _train(training, progress)
             if not stored_logits(folder): ship(training, train.classes)
             new = dict(epoch=training.best['epoch'], train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
-        done = _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, pick_device(device), notes)
+        done = _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, draw, pick_device(device), notes)
     summed(torch.zeros(1))
     return done
 
@@ -282,14 +287,14 @@ def _train(training, progress):
     write_history(path, t.history)
     t.save()
 
-def _finish(folder, new, held, test, read_test, device, notes):
+def _finish(folder, new, held, test, read_test, draw, device, notes):
     "Logits that are not there yet, results, report, figures; and only then the seal."
     about = {**read_json(folder/'run.json'), **new}
     if 'held_out' not in stored_logits(folder): store_logits(folder, 'held_out', held, about, device)
     if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device, views=about['recipe']['flip'] != 'none')
     about.update(judge(folder))
     run = SimpleNamespace(folder=folder, recipe=recipe_from(about['recipe']), history=read_history(folder/'history.csv'), metrics=about, model=load_weights(folder/'weights.safetensors'))
-    for name, figure in figures(run, test.look() if test.reads else held).items(): write_atomic(folder/f'{name}.png', plots.png(figure))
+    if draw: draw_figures(run, test.look() if test.reads else held)
     write_json(folder/'report.json', report(run, notes))
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
@@ -329,7 +334,7 @@ SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 't
 def sweep(
     recipes:dict,           # name -> fields of a Recipe, as a dict
     seeds:list=(0,),        # whole numbers
-    out:str|Path='runs/sweep', # sweep.json, and a run folder NAME-SEED for each run (without checkpoints once it is finished)
+    out:str|Path='runs/sweep', # sweep.json, and a run folder NAME-SEED for each run (once it is finished without checkpoints, and without figures: see `draw_figures`)
     devices:list=None,      # one run at a time on each of them; None: on every GPU, or on the CPU
     budget_s:float=math.inf,# seconds after which it stops
     read_test:bool=False,   # open the test set of each run, once
@@ -379,7 +384,7 @@ def _one(key, fields, out, until, options, device):
     name, seed = key
     folder = out/f'{name}-{seed}'
     if (left := until - time.time()) <= 0: return None
-    try: run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, **options)
+    try: run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, draw=False, **options)
     except KeyboardInterrupt:
         if time.time() < until: raise
         return None

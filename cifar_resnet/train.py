@@ -34,8 +34,8 @@ from .runs import HISTORY, SCHEMA, check_about, check_files, load_checkpoint, re
 
 # %% ../nbs/08_train.ipynb #08-008
 STRICT = dict(epochs=40, width=64, strides=(1,2,2,2), norm='layer', last_gain=1, flip='none', optimiser='adam', lr=1e-3, weight_decay=1e-4, warmup=0, clip=0, average=0, smoothing=0,
-              plateau_factor=.25, plateau_patience=2, plateau_threshold=.005, plateau_cooldown=0, plateau_start=.9)
-BEST = dict(STRICT, flip='alternating', optimiser='adamw', lr=2e-3, weight_decay=.05, warmup=2, average=1, smoothing=.1)
+              plateau_factor=.1, plateau_patience=2, plateau_threshold=.005, plateau_cooldown=0, plateau_start=.9)
+BEST = dict(STRICT, flip='alternating', optimiser='adamw', lr=2e-3, weight_decay=.05, warmup=2, average=1, smoothing=.1, plateau_factor=.3, plateau_patience=1, plateau_threshold=.02)
 RECIPES = dict(strict=STRICT, best=BEST)
 FOR_SHAPES10 = dict(variant='clean', epochs=35, width=16, batch_size=32)
 

@@ -26,7 +26,7 @@ from cifar_resnet.benchmarks import QUICK, bench, cold_start, in_turn, our_loop
 from cifar_resnet.cli import _publish
 from cifar_resnet.core import pick_device
 from cifar_resnet.data import cifar10, shapes10
-from cifar_resnet.job import release, sweep
+from cifar_resnet.job import draw_figures, release, sweep
 from cifar_resnet.model import NORMS, WEIGHTS
 from cifar_resnet.runs import read_json, write_json
 from cifar_resnet.train import Recipe, load_run
@@ -91,7 +91,7 @@ def engine(w):
     for name in ENGINES[:2] if w.small else ENGINES:
         try:
             started = cold_start(recipe, train, w.device, name)
-            loss = started.training.losses[:3].cpu()
+            loss = started.losses
             plain = loss if plain is None else plain
             seconds = min(in_turn({name: our_loop(started.training)}, 3, 2, 80)[name])
             found[name] = dict(cold_start_seconds=started.seconds, batch_seconds=seconds, forty_epochs_seconds=started.seconds + steps*seconds, losses_differ=((loss - plain).abs()/plain).max().item())
@@ -127,12 +127,12 @@ def final(w):
 def publish(w):
     "What goes into the repository."
     w.need(0 if w.small else 40)
+    test = shapes10()[1].take(slice(TINY['limit'])) if w.small else cifar10(w.data_dir)[1]
     for track in SEARCH:
         run, folder = load_run(w.work/'final'/f'{track}-0'), Path(w.results)/f'cifar10-{track}'
+        draw_figures(run, test)
         folder.mkdir(parents=True, exist_ok=True)
         _publish(run, folder)
-    test = (shapes10() if w.small else cifar10(w.data_dir))[1]
-    if w.small: test = test.take(slice(160))
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
     print('publish:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)

@@ -1,5 +1,5 @@
 "What the benchmarks measure is what they say, and the command tells what is wrong in a sentence."
-import inspect, json, subprocess, sys, time
+import json, subprocess, sys, time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -146,10 +146,10 @@ def test_a_cold_start_counts_from_the_recipe(monkeypatch):
 def test_an_engine_is_asked_for_by_its_name(monkeypatch):
     asked = []
     class Fake(Training):
-        def __init__(self, *args, **kw): asked.append(kw.pop('engine', None)); super().__init__(*args, **kw)
+        def __init__(self, *args, **kw): asked.append(kw['engine']); super().__init__(*args, **kw)
     monkeypatch.setattr(benchmarks, 'Training', Fake)
     found = bench(**{**QUICK, 'engines': ['rows', 'eager']})
-    assert asked == ['rows', None]
+    assert asked == ['rows', 'eager']
     assert [row['engine'] for row in found['engines']] == ['rows', 'eager'] and found['training'][0]['ours'] == found['engines'][0]['images_a_second']
 
 

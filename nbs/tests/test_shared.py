@@ -1,14 +1,12 @@
 "One batch shared by two processes: the same training as in one, up to the order of additions. And the plain network beside its faster twins."
-import json, os, shutil, signal, subprocess, sys, time
-from dataclasses import replace
+import os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from cifar_resnet.cli import main
 from cifar_resnet.data import shapes10
-from cifar_resnet.runs import read_history, read_json
+from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training, load_run
 
 FLAGS = '--dataset shapes10 --recipe best --width 4 --epochs 3 --batch_size 20 --limit 75 --device cpu'.split()      # last batches of 15: 8 and 7
@@ -63,7 +61,7 @@ def test_two_processes_stop_together_and_go_on(tmp_path, alone):
 def test_what_cannot_be_shared_is_refused(flags, message, tmp_path):
     process = torchrun(tmp_path/'run', *flags)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and message in said and 'Traceback (most recent call last)' not in said.split('torch.distributed')[0], said
+    assert process.returncode != 0 and message in said.split('Traceback')[0], said          # torchrun adds a traceback of its own
     assert not (tmp_path/'run'/'run.json').exists()
 
 

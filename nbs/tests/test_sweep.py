@@ -1,0 +1,88 @@
+"A sweep: several at a time, stopped and gone on with; and the command for forty epochs, which is made of sweeps."
+import json
+
+import pytest
+
+import forty_epochs
+from cifar_resnet import job as job_module
+from cifar_resnet.cli import sweep_main
+from cifar_resnet.job import job, sweep
+from cifar_resnet.runs import read_json
+from cifar_resnet.train import load_run
+from processes import finish, start, wait_for
+
+TINY = dict(dataset='shapes10', width=2, epochs=2, limit=80, batch_size=40)
+
+
+def numbers(found): return {(row['name'], row['seed']): (row['valid_accuracy'], row['valid_loss'], row['recipe_hash']) for row in found['runs']}
+
+
+def test_two_at_a_time_find_what_one_finds(tmp_path):
+    recipes = {'strict': TINY, 'mirrored': {**TINY, 'flip': 'random'}}
+    one, two = (sweep(recipes, [0, 1], tmp_path/name, devices) for name, devices in (('one', ['cpu']), ('two', ['cpu', 'cpu'])))
+    assert len(one['runs']) == 4 and numbers(one) == numbers(two)
+    assert two == read_json(tmp_path/'two'/'sweep.json') and two['left'] == 0
+    assert not any((tmp_path/'two').glob('*/checkpoints'))
+
+
+def test_a_killed_sweep_goes_on(tmp_path):
+    (tmp_path/'table.json').write_text(json.dumps({'strict': {**TINY, 'epochs': 25}}))
+    argv = [str(tmp_path/'table.json'), '--seeds', '0,1', '--out', str(tmp_path/'sweep'), '--devices', 'cpu', '--save_every_s', '0']
+    process = start(tmp_path/'log', sweep_main, argv)
+    wait_for(lambda: any((tmp_path/'sweep'/'strict-0'/'checkpoints').glob('*.pt')), process)
+    process.kill(); finish(process)
+    process = start(tmp_path/'log', sweep_main, argv)
+    wait_for(lambda: read_json(tmp_path/'sweep'/'strict-0'/'run.json')['resumed_at'], process)          # not from the beginning
+    wait_for(lambda: any((tmp_path/'sweep'/'strict-1'/'checkpoints').glob('*.pt')), process)
+    process.terminate()
+    assert finish(process) == 130 and 'the same command goes on' in (tmp_path/'log').read_text()
+    assert len(read_json(tmp_path/'sweep'/'sweep.json')['runs']) == 1
+    assert sweep_main(argv) == 0
+    whole = sweep({'strict': {**TINY, 'epochs': 25}}, [0, 1], tmp_path/'whole', ['cpu'])
+    assert numbers(read_json(tmp_path/'sweep'/'sweep.json')) == numbers(whole)
+
+
+def test_a_sweep_trains_nothing_twice(tmp_path, monkeypatch):
+    sweep({'strict': TINY}, [0], tmp_path, ['cpu'])
+    monkeypatch.setattr(job_module, 'job', lambda *args, **kw: pytest.fail('trained again'))
+    assert len(sweep({'strict': TINY}, [0], tmp_path, ['cpu'])['runs']) == 1
+
+
+def test_the_test_set_is_opened_when_asked_for_and_once(tmp_path):
+    shut = sweep({'strict': TINY}, [0], tmp_path, ['cpu'])['runs'][0]
+    assert shut['test_reads'] == 0 and shut['test_accuracy'] is None and load_run(tmp_path/'strict-0').metrics['test_accuracy'] is None
+    opened = sweep({'strict': TINY}, [0], tmp_path, ['cpu'], read_test=True)['runs'][0]
+    assert opened['test_reads'] == 1 and opened['test_accuracy'] is not None and opened['valid_loss'] == shut['valid_loss']
+    assert sweep({'strict': TINY}, [0], tmp_path, ['cpu'])['runs'] == [opened]                            # what was read is not forgotten
+
+
+def test_damaged_results_are_refused(tmp_path):
+    (tmp_path/'sweep.json').write_text('{"runs": [1]}')
+    with pytest.raises(ValueError, match='sweep.json is damaged'): sweep({'strict': TINY}, [0], tmp_path, ['cpu'])
+
+
+def test_views_are_tested_where_a_recipe_mirrors(tmp_path):
+    best, strict = (job({**TINY, 'recipe': recipe}, tmp_path/recipe, device='cpu', progress=False).metrics for recipe in ('best', 'strict'))
+    assert strict['test_accuracy_tta'] is None and 0 <= best['test_accuracy_tta'] <= 1
+
+
+SMALL = '--small --device cpu --only engine first search final publish norms'.split()
+
+def test_forty_epochs_in_pieces(tmp_path, monkeypatch):
+    "In pieces of some seconds, the plan of the long run comes to the end that it comes to in one go."
+    monkeypatch.setattr(forty_epochs, 'TINY', {**TINY, 'epochs': 3})
+    monkeypatch.setattr(forty_epochs, 'SEARCH', {'strict': {'as-it-is': {}, 'lr': dict(lr=1e-2)}, 'best': {'as-it-is': {}}})
+    places = lambda name: [f'--{what}={tmp_path/name/what}' for what in ('work', 'results', 'weights')]
+    assert forty_epochs.main([*SMALL, *places('whole')]) == 0
+    codes = []
+    while not codes or codes[-1] == 3: codes.append(forty_epochs.main([*SMALL, *places('pieces'), '--budget_s', '2']))
+    assert codes[-1] == 0 and len(codes) > 1
+    whole, pieces = (read_json(tmp_path/name/'results'/'forty_epochs.json') for name in ('whole', 'pieces'))
+    assert numbers(whole['final']) == numbers(pieces['final']) and whole['chosen'] == pieces['chosen'] and len(whole['final']['runs']) == 4
+    assert {row['test_reads'] for rows in whole['search'].values() for row in rows} == {0}                # nothing is chosen on the test set
+    assert whole['weights']['test_accuracy'] == pieces['weights']['test_accuracy'] and (tmp_path/'whole'/'weights'/'cifar10.safetensors').exists()
+    assert [row['name'] for row in read_json(tmp_path/'whole'/'results'/'norms_cifar10.json')['table']] == ['layer', 'batch']
+
+
+def test_small_results_are_kept_apart():
+    with pytest.raises(SystemExit): forty_epochs.main(['--small'])
