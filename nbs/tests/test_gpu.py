@@ -5,16 +5,36 @@ import torch
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU is visible here')
 
 
-def test_no_synchronisation_inside_an_epoch():
+@pytest.mark.parametrize('recipe', ['strict', 'best'])
+@pytest.mark.parametrize('engine', ['eager', 'rows', 'compile'])
+def test_no_synchronisation_inside_an_epoch(engine, recipe):
     from cifar_resnet.data import shapes10
     from cifar_resnet.train import Recipe, Training
-    training = Training(Recipe(dataset='shapes10', batch_size=64), shapes10()[0], device='cuda')
-    training.step()
+    training = Training(Recipe(dataset='shapes10', recipe=recipe, batch_size=64, clip=1), shapes10()[0], device='cuda', engine=engine)
+    for _ in range(3): training.step()                                             # compiled, and warm
     if training.scaler.is_enabled(): pytest.skip('the gradient scaler of float16 waits for the GPU by design')
     torch.cuda.set_sync_debug_mode('error')
     try:
         for _ in range(3): training.step()
     finally: torch.cuda.set_sync_debug_mode('default')
+
+
+@pytest.mark.parametrize('engine', ['rows', 'compile', 'rows+compile', 'graph', 'rows+graph'])
+def test_engines_train_as_the_plain_network_does(engine):
+    from cifar_resnet.data import shapes10
+    from cifar_resnet.train import Recipe, Training
+    train = shapes10()[0]
+    recipe = Recipe(dataset='shapes10', width=64, batch_size=256, epochs=1)
+    plain, quick = ([t.step().item() for _ in range(6)] for t in (Training(recipe, train, device='cuda', engine=e) for e in ('eager', engine)))
+    assert plain == pytest.approx(quick, rel=.03)
+
+
+def test_maps_keep_their_memory_format_in_sixteen_bits():
+    from cifar_resnet.model import by_rows, resnet18
+    x = torch.rand(4,3,32,32, device='cuda').to(memory_format=torch.channels_last)
+    model = by_rows(resnet18().cuda().to(memory_format=torch.channels_last))
+    with torch.autocast('cuda', torch.float16): found = model.features(x)
+    assert found.dtype == torch.float16 and found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_from_gpu_to_cpu_and_back(tmp_path):
