@@ -154,9 +154,7 @@ def figures(
     k:int=20,            # how many mistakes
 ) -> dict: # name -> Figure: curves, misclassified, gradcam, confusion, classes, reliability
     "The figures of a finished run."
-    m, part = run.metrics, 'test' if run.metrics['test_reads'] else 'held_out'
-    stored = stored_logits(run.folder)
-    logits, labels = stored[part], stored[f'{part}_labels']
+    m, (_, logits, labels) = run.metrics, _judged(run)
     right, n = _right(logits, labels)
     wrong = misclassified(logits, labels, k)
     sure, claim = confidence(logits[wrong], m['temperature']).max(1)
@@ -180,14 +178,17 @@ def draw_figures(run:SimpleNamespace, images:Images):
     for name, figure in figures(run, images).items(): write_atomic(run.folder/f'{name}.png', plots.png(figure))
 
 # %% ../nbs/11_job.ipynb #11-025
+def _judged(run):
+    "What a run is judged by: 'test' (where that was not read, 'held_out'), its logits and labels."
+    part, stored = 'test' if run.metrics['test_reads'] else 'held_out', stored_logits(run.folder)
+    return part, stored[part], stored[f'{part}_labels']
+
 def report(
     run:SimpleNamespace, # of `load_run`
     notes:dict=None,     # of `test_notes`; None or {}: nothing is known about the test images
 ) -> dict: # JSON types: part, accuracy, classes, pairs, ece_before, ece_after, without
     "What is behind the accuracy of a finished run, from its stored logits alone."
-    m, part = run.metrics, 'test' if run.metrics['test_reads'] else 'held_out'
-    stored = stored_logits(run.folder)
-    logits, labels = stored[part], stored[f'{part}_labels']
+    m, (part, logits, labels) = run.metrics, _judged(run)
     ece = lambda temperature: calibration(confidence(logits, temperature), labels)[0]
     found = dict(part=part, images=len(labels), accuracy=accuracy(logits, labels), classes=class_accuracies(logits, labels, m['classes']), pairs=confused_pairs(logits, labels, classes=m['classes']),
                  ece_before=ece(1.), ece_after=ece(m['temperature']), without={})

@@ -384,7 +384,7 @@ def __iter__(self:Training):
         while self.epoch < self.recipe.epochs: yield self.run_epoch(stop)
         if stop.is_set(): raise KeyboardInterrupt(f'stopped after epoch {self.epoch}')
 
-# %% ../nbs/08_train.ipynb #08-089
+# %% ../nbs/08_train.ipynb #08-097
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:

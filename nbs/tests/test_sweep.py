@@ -1,12 +1,16 @@
 "A sweep: several at a time, stopped and gone on with; and the command for forty epochs, which is made of sweeps."
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 import forty_epochs
 from cifar_resnet import job as job_module
 from cifar_resnet.cli import sweep_main
-from cifar_resnet.job import job, sweep
+from cifar_resnet.job import job, judge, report, sweep
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import load_run
 from processes import finish, start, wait_for
@@ -64,6 +68,26 @@ def test_damaged_results_are_refused(tmp_path):
 def test_views_are_tested_where_a_recipe_mirrors(tmp_path):
     best, strict = (job({**TINY, 'recipe': recipe}, tmp_path/recipe, device='cpu', progress=False).metrics for recipe in ('best', 'strict'))
     assert strict['test_accuracy_tta'] is None and 0 <= best['test_accuracy_tta'] <= 1
+    stored = load_file(tmp_path/'best'/'logits.safetensors')
+    labels = stored['test_labels']
+    assert not torch.equal(stored['test'], stored['test_tta']) and stored['test'].shape == stored['test_tta'].shape
+    right, wrong = (F.one_hot((labels + by) % 10, 10).float() for by in (0, 1))
+    save_file({**stored, 'test': wrong, 'test_tta': right}, tmp_path/'best'/'logits.safetensors')
+    assert (judge(tmp_path/'best')['test_accuracy'], judge(tmp_path/'best')['test_accuracy_tta']) == (0, 1)
+
+
+def test_the_report_leaves_out_what_the_notes_doubt(tmp_path):
+    run = job(TINY, tmp_path/'run', device='cpu', progress=False)
+    logits, labels = (load_file(tmp_path/'run'/'logits.safetensors')[k] for k in ('test', 'test_labels'))
+    wrong = (logits.argmax(1) != labels).nonzero()[:,0].numpy()
+    found = report(run, dict(doubtful=wrong[:5], twins=wrong[5:]))['without']
+    assert found['both']['accuracy'] == 1 and found['doubtful']['accuracy'] < 1 > found['twins']['accuracy']
+    assert report(run)['without'] == {}
+    hot = report(replaced(run, temperature=20.))
+    assert hot['ece_before'] == report(run)['ece_before'] and hot['ece_after'] != hot['ece_before']
+
+
+def replaced(run, **metrics): return SimpleNamespace(**{**vars(run), 'metrics': {**run.metrics, **metrics}})
 
 
 SMALL = '--small --device cpu --only engine first search final publish norms'.split()
