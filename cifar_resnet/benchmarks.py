@@ -192,7 +192,7 @@ def flops(
     with FlopCounterMode(display=False) as counter: model(torch.zeros(1, 3, side, side, device='meta')).sum().backward()
     return counter.get_total_flops()
 
-# %% ../nbs/14_benchmarks.ipynb #14-059
+# %% ../nbs/14_benchmarks.ipynb #14-061
 def _fastest(work, device, budget) -> float: # FLOP/s
     "The best rate of `work()` in about `budget` seconds, at least three tries. On a GPU a try is twenty calls: one alone would be mostly waiting."
     with FlopCounterMode(display=False) as counter: work()
@@ -217,7 +217,7 @@ def ceiling(
         works[f'convolution of stage {i+1}'] = partial(layer.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last))
     return {name: _fastest(work, device, budget) for name, work in works.items()}
 
-# %% ../nbs/14_benchmarks.ipynb #14-067
+# %% ../nbs/14_benchmarks.ipynb #14-069
 def cold_start(
     recipe:Recipe,
     train:Images,
@@ -235,7 +235,7 @@ def cold_start(
     seconds = _seconds(begin, device)
     return SimpleNamespace(training=now.training, losses=now.losses.cpu(), seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)
 
-# %% ../nbs/14_benchmarks.ipynb #14-081
+# %% ../nbs/14_benchmarks.ipynb #14-083
 def _pictures(n) -> Images:
     "So many pictures to train on; after 5,000 they repeat."
     drawn = shapes10(n_train=min(n, 5000), n_test=10)[0]
@@ -247,7 +247,7 @@ def _check(images, bs, pairs, device):
     if pairs < 1: raise ValueError(f'pairs must be at least 1, not {pairs}')
     if bs > most: raise ValueError(f'batch_size must be at most {most:,} here, so that there are batches enough to be timed, not {bs:,}')
 
-# %% ../nbs/14_benchmarks.ipynb #14-084
+# %% ../nbs/14_benchmarks.ipynb #14-086
 def _race(r, train, device, engines, **how) -> tuple: # rows by engine as `compared` has them, what `cold_start` gave
     "The plain loop and every engine by one recipe."
     ways = dict(plain=plain_loop(r, train, device))
@@ -269,7 +269,7 @@ def _beside_the_ceiling(training, speed, budget) -> dict:
     return dict(dtype=str(dtype).removeprefix('torch.'), flop_a_second=rates, flop_an_image=each,
                 training_flop_a_second=speed*each, achieved=speed*each/max(rates.values()))
 
-# %% ../nbs/14_benchmarks.ipynb #14-085
+# %% ../nbs/14_benchmarks.ipynb #14-087
 def bench(
     device:str='auto',
     width:list=(64,),         # of the networks; the last one is looked at closely
@@ -299,7 +299,7 @@ def bench(
     return dict(**provenance(device), pairs=pairs, batch=bs, workers=WORKERS, width=r.width, augmentation=augmentation, training=training, engines=rows,
                 where=where_time_goes(ours, max(3, min(50, round(seconds*speed/bs)))), ceiling=_beside_the_ceiling(ours, speed, seconds/5), **peak_memory(device))
 
-# %% ../nbs/14_benchmarks.ipynb #14-087
+# %% ../nbs/14_benchmarks.ipynb #14-089
 QUICK = dict(width=[8], batch_size=32, pairs=2, images=500, seconds=.1)       # a smoke run
 
 def _columns(rows) -> str:

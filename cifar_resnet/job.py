@@ -354,6 +354,7 @@ def sweep(
             _write_sweep(out, rows, plan)
         return _write_sweep(out, rows, plan)
 
+# %% ../nbs/11_job.ipynb #11-054
 def _plan(recipes, seeds, kind):
     "(name, seed) -> fields, one seed after the other. Raises ValueError for what makes no sense."
     for name, fields in recipes.items():
@@ -379,7 +380,7 @@ def _rows_so_far(out, plan, read_test):
         if read_test and not row['test_reads']: del rows[key]
     return rows
 
-# %% ../nbs/11_job.ipynb #11-054
+# %% ../nbs/11_job.ipynb #11-056
 def _one(key, fields, out, until, options, device):
     "Train one run -> its row; None if time was up."
     name, seed = key
@@ -393,6 +394,7 @@ def _one(key, fields, out, until, options, device):
     shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT}, recipe=asdict(run.recipe))
 
+# %% ../nbs/11_job.ipynb #11-058
 def _each(runs, devices, until):
     "The rows of runs as they are done, on one device after the other, or on several at a time in processes of their own."
     if len(devices) == 1: yield from filter(None, (_one(*run, devices[0]) for run in runs))
@@ -415,6 +417,7 @@ def _worker(free, threads):
 
 def _one_here(*run): return _one(*run, _worker.device)
 
+# %% ../nbs/11_job.ipynb #11-059
 def _write_sweep(out, rows, plan):
     "Write sweep.json -> what it holds."
     runs = [row for row in rows.values() if 'error' not in row]
@@ -431,7 +434,7 @@ def _summary(name, runs):
         if all(r[k] is not None for r in runs): row[k] = spread([r[k] for r in runs])
     return dict(row, train_seconds=float(np.mean([r['train_seconds'] for r in runs])))
 
-# %% ../nbs/11_job.ipynb #11-061
+# %% ../nbs/11_job.ipynb #11-066
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`

@@ -251,28 +251,7 @@ def blend(self:Training):
     get_ema_multi_avg_fn(decay)([*self.averaged.parameters()], [*self.model.parameters()], None)
     for a, b in zip(self.averaged.buffers(), self.model.buffers()): a.copy_(b)
 
-# %% ../nbs/08_train.ipynb #08-037
-@patch
-def shared(self:Training, net):
-    "`net`, its gradients averaged over all processes if there are several. Raises ValueError for what cannot be shared."
-    if self.world == 1: return net
-    r, last = self.recipe, len(self.labels) % self.recipe.batch_size
-    if r.norm == 'batch': raise ValueError('norm batch looks at the whole batch, which several processes share: train it in one, or choose another norm')
-    if min(r.batch_size, last or r.batch_size) < self.world: raise ValueError(f'a batch of {min(r.batch_size, last or r.batch_size)} cannot be shared by {self.world} processes: choose another batch_size')
-    return DistributedDataParallel(net, [self.device] if self.device.type == 'cuda' else None)
-
-@patch
-def part_of_batch(self:Training, y):
-    "What this process's mean loss counts: its share of the batch, times the number of processes."
-    if self.world == 1: return 1
-    return len(y)*self.world/min(self.recipe.batch_size, len(self.labels) - self.at*self.recipe.batch_size)
-
-@patch
-def agreed(self:Training, wish:bool) -> bool:
-    "Whether any process wishes it."
-    return wish if self.world == 1 else bool(summed(torch.tensor(float(wish))))
-
-# %% ../nbs/08_train.ipynb #08-039
+# %% ../nbs/08_train.ipynb #08-036
 @patch
 def close_epoch(self:Training):
     "Look at the held-out images, keep the weights if they are the best so far, tell the plateau, write a row of history."
@@ -292,7 +271,7 @@ def close_epoch(self:Training):
     self.epoch += 1
     self.open_epoch()
 
-# %% ../nbs/08_train.ipynb #08-041
+# %% ../nbs/08_train.ipynb #08-038
 @patch
 def not_finite(self:Training, batch):
     "Raise FloatingPointError, naming epoch and batch (from 0)."
@@ -306,7 +285,7 @@ def check_finite(self:Training):
     if bad: self.not_finite(bad[0])
     if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all(): self.not_finite(self.at - 1)
 
-# %% ../nbs/08_train.ipynb #08-043
+# %% ../nbs/08_train.ipynb #08-040
 @patch
 def parts(self:Training):
     "The states of all parts; without an average, nothing is said twice."
@@ -323,7 +302,7 @@ def save(self:Training):
         save_checkpoint(self.folder/'checkpoints', state, self.epoch*len(self.losses) + self.at)
     self.saved, self.saved_at = time.monotonic(), (self.epoch, self.at)
 
-# %% ../nbs/08_train.ipynb #08-045
+# %% ../nbs/08_train.ipynb #08-042
 def _alike(found, wanted):
     "The same keys, types and shapes, and nothing that is no number."
     if isinstance(wanted, dict): return isinstance(found, dict) and found.keys() == wanted.keys() and all(_alike(found[k], wanted[k]) for k in wanted)
@@ -345,7 +324,7 @@ def _check_state(self, state):
         if not _alike(state[part], like): raise ValueError(f'its {part} is not what a run of this recipe has there')
     if not (0 <= state['right'] <= at*self.recipe.batch_size and state['best'].get('epoch', 0) <= epoch): raise ValueError('it counts what has not happened yet')
 
-# %% ../nbs/08_train.ipynb #08-046
+# %% ../nbs/08_train.ipynb #08-043
 @patch(cls_method=True)
 def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw):
     "Go on from the newest usable checkpoint of a run. Raises FileNotFoundError without one, ValueError for other data or a checkpoint that is none of ours."
@@ -364,7 +343,7 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw)
         raise ValueError(f'the checkpoint in {folder} does not fit: {why}') from e
     return self
 
-# %% ../nbs/08_train.ipynb #08-048
+# %% ../nbs/08_train.ipynb #08-045
 @patch
 def run_epoch(self:Training, stop=None):
     "Step to the end of the epoch -> its history row. SIGINT or SIGTERM: save after the batch, then KeyboardInterrupt. (`stop`: the event of `stop_signals`, if that is in force already.)"
@@ -384,7 +363,28 @@ def __iter__(self:Training):
         while self.epoch < self.recipe.epochs: yield self.run_epoch(stop)
         if stop.is_set(): raise KeyboardInterrupt(f'stopped after epoch {self.epoch}')
 
-# %% ../nbs/08_train.ipynb #08-097
+# %% ../nbs/08_train.ipynb #08-048
+@patch
+def shared(self:Training, net):
+    "`net`, its gradients averaged over all processes if there are several. Raises ValueError for what cannot be shared."
+    if self.world == 1: return net
+    r, last = self.recipe, len(self.labels) % self.recipe.batch_size
+    if r.norm == 'batch': raise ValueError('norm batch looks at the whole batch, which several processes share: train it in one, or choose another norm')
+    if min(r.batch_size, last or r.batch_size) < self.world: raise ValueError(f'a batch of {min(r.batch_size, last or r.batch_size)} cannot be shared by {self.world} processes: choose another batch_size')
+    return DistributedDataParallel(net, [self.device] if self.device.type == 'cuda' else None)
+
+@patch
+def part_of_batch(self:Training, y):
+    "What this process's mean loss counts: its share of the batch, times the number of processes."
+    if self.world == 1: return 1
+    return len(y)*self.world/min(self.recipe.batch_size, len(self.labels) - self.at*self.recipe.batch_size)
+
+@patch
+def agreed(self:Training, wish:bool) -> bool:
+    "Whether any process wishes it."
+    return wish if self.world == 1 else bool(summed(torch.tensor(float(wish))))
+
+# %% ../nbs/08_train.ipynb #08-098
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:

@@ -17,7 +17,7 @@ norms     the strict recipe with every norm
 
 What is finished is never done again: it stands in forty_epochs.json in the folder --work. Results go to --results, weights to --weights, the notebook to the folder --work.
 """
-import argparse, math, os, subprocess, sys, time
+import argparse, math, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 import torch
@@ -108,24 +108,31 @@ def engine(w):
     w.note(engines=found, engine=min(good, key=good.get))
 
 
-def first(w): w.note(first=w.sweep('first', {'strict': {}}, [0], read_test=True))
+def first(w):
+    "It is also the first candidate of the search."
+    w.note(first=w.sweep('search-strict', {'as-it-is': dict(recipe='strict')}, [0], read_test=True))
 
 
 def search(w):
     "The candidates of each recipe; the one with the best held-out accuracy is chosen. The strict one must have annealed its rate 50-fold."
-    chosen, tables = {}, {}
+    chosen, tables, winners = {}, {}, {}
     for track, candidates in SEARCH.items():
         names = list(candidates)[:2] if w.small else candidates
         found = w.sweep(f'search-{track}', {name: dict(candidates[name], recipe=track) for name in names}, [0])
         annealed = [row for row in found['runs'] if track != 'strict' or w.fall(f'search-{track}', row) >= 50]
         winner = max(annealed or found['runs'], key=lambda row: row['valid_accuracy'])['name']
-        chosen[track], tables[track] = candidates[winner], found['runs']
+        chosen[track], tables[track], winners[track] = candidates[winner], found['runs'], winner
         print(f'search: {track} takes {winner}', flush=True)
-    w.note(chosen=chosen, search=tables)
+    w.note(chosen=chosen, search=tables, winners=winners)
 
 
 def final(w):
-    "Both tracks: three seeds first, so that there is something, then five."
+    "Both tracks: three seeds first, so that there is something, then five. Seed 0 was trained by the search; now its test set is read."
+    for track, winner in w.known['winners'].items():
+        there, here = w.work/f'search-{track}'/f'{winner}-0', w.work/'final'/f'{track}-0'
+        if not here.exists():
+            shutil.copytree(there, here.with_suffix('.part'), dirs_exist_ok=True)
+            here.with_suffix('.part').rename(here)
     for seeds in ([0], [0, 1]) if w.small else (range(3), range(5)):
         w.note(final=w.sweep('final', {track: w.recipe(track) for track in SEARCH}, list(seeds), read_test=True))
 
@@ -142,7 +149,7 @@ def publish(w):
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
     print('publish:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
-    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known[k] for k in ('engines', 'engine', 'first', 'search', 'chosen', 'final')}, weights=about))
+    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known[k] for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
 
 
 def notebook(w):
