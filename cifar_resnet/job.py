@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from . import data, plots
+from . import plots
 from .augment import normalise
 from .core import home, pick_device, ranks, summed
-from .data import Images, cifar10, read_picture, shapes10, split
+from .data import Images, cifar10, read_picture, shapes10, split, test_notes
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs, confusion_counts,
                                    fit_temperature, misclassified, predict, predict_views, wilson)
 from .fetch import file_hash
@@ -211,12 +211,14 @@ def job(
     progress:bool=True,   # show a bar
     read_test:bool=True,  # False: leave the test set closed; its results are None, and the figures show held-out images
     draw:bool=True,       # False: leave the figures to a later `draw_figures`
+    data=None,            # its training and test images, if they are loaded already
 ) -> SimpleNamespace: # see `load_run`
     "Train by a recipe, test once, draw the figures. A finished run is only loaded. Raises ValueError for a folder with another recipe, or an unfinished one without `resume`; OSError for one that cannot be written."
     asked = recipe if isinstance(recipe, dict) else {k: v for k,v in asdict(recipe).items() if v is not None}
     kind = pick_device(device).type
     full = recipe_from(asked).filled(kind)
     folder = home(out) if out else run_folder(full)
+    if kind == 'cuda': torch.cuda.reset_peak_memory_stats()
     about = None
     if (folder/'run.json').exists():
         about = read_about(folder)
@@ -228,8 +230,8 @@ def job(
     elif resume: raise FileNotFoundError(f'{folder} holds no run to resume: leave --resume out, or name the folder by --out')
     elif folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())): raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
 
-    train, test = load_data(full, data_dir)
-    notes = data.test_notes(data_dir) if full.dataset == 'cifar10' else {}
+    train, test = data or load_data(full, data_dir)
+    notes = test_notes(data_dir) if full.dataset == 'cifar10' else {}
     if about and about['classes'] != list(train.classes): raise ValueError(f'{folder}/run.json has other classes than the data: restore it, or choose another --out')
     held = train.take(limited(split(train.labels), full.limit)[1])
     options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, engine=engine, budget_s=budget_s)
@@ -313,8 +315,8 @@ def release(
     about = dict(classes=m['classes'], mean=m['mean'], std=m['std'], dataset=run.recipe.dataset, recipe=asdict(run.recipe), epoch=m['epoch'], temperature=m['temperature'])
     write_atomic(path, weights_file(half, **about))
     model = load_weights(path).to(device, memory_format=torch.channels_last)
-    logits = predict(model, normalise(torch.from_numpy(test.images).to(device), about['mean'], about['std']))
-    right, n = _right(logits, torch.from_numpy(test.labels))
+    x = normalise(torch.from_numpy(test.images).to(device), about['mean'], about['std'])
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): right, n = _right(predict(model, x), torch.from_numpy(test.labels))
     write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
     return dict(weights_metadata(path), sha256=file_hash(path), bytes=path.stat().st_size)
 
@@ -381,23 +383,28 @@ def _rows_so_far(out, plan, read_test):
     return rows
 
 # %% ../nbs/11_job.ipynb #11-056
-def _one(key, fields, out, until, options, device):
-    "Train one run -> its row; None if time was up."
+def _one(key, fields, out, until, options, device, loaded):
+    "Train one run -> its row; None if time was up. What is loaded stays in the dict `loaded` for the next one."
     name, seed = key
     folder = out/f'{name}-{seed}'
     if (left := until - time.time()) <= 0: return None
-    try: run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, draw=False, **options)
+    try:
+        recipe = recipe_from(fields).filled()
+        kind = recipe.dataset, recipe.variant
+        if kind not in loaded: loaded[kind] = load_data(recipe, options.get('data_dir'))
+        run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, draw=False, data=loaded[kind], **options)
     except KeyboardInterrupt:
         if time.time() < until: raise
         return None
-    except (ValueError, FloatingPointError, torch.OutOfMemoryError) as e: return dict(name=name, seed=seed, error=' '.join(str(e).split()))
+    except (ValueError, FloatingPointError, RuntimeError) as e: return dict(name=name, seed=seed, error=' '.join(str(e).split())[:500])       # out of memory, too
     shutil.rmtree(folder/'checkpoints', ignore_errors=True)
-    return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT}, recipe=asdict(run.recipe))
+    rates = [row['lr'] for row in run.history]
+    return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT}, rate_falls_by=max(rates)/rates[-1], recipe=asdict(run.recipe))
 
 # %% ../nbs/11_job.ipynb #11-058
 def _each(runs, devices, until):
     "The rows of runs as they are done, on one device after the other, or on several at a time in processes of their own."
-    if len(devices) == 1: yield from filter(None, (_one(*run, devices[0]) for run in runs))
+    if len(devices) == 1: yield from filter(None, (_one(*run, devices[0], loaded) for loaded in [{}] for run in runs))
     else:
         fresh = multiprocessing.get_context('spawn')
         free = fresh.Queue()
@@ -412,10 +419,10 @@ def _each(runs, devices, until):
 
 def _worker(free, threads):
     "A process takes a device, and keeps it."
-    _worker.device = free.get()
+    _worker.device, _worker.loaded = free.get(), {}
     torch.set_num_threads(threads)
 
-def _one_here(*run): return _one(*run, _worker.device)
+def _one_here(*run): return _one(*run, _worker.device, _worker.loaded)
 
 # %% ../nbs/11_job.ipynb #11-059
 def _write_sweep(out, rows, plan):

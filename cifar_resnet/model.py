@@ -126,7 +126,7 @@ class RowNorm(LayerNorm):
         with torch.autocast(x.device.type, enabled=False):
             rows = x.permute(0,2,3,1)                                         # (B,H,W,C)
             y = F.layer_norm(rows, rows.shape[1:], eps=self.eps)
-            return (y*self.weight.to(x.dtype) + self.bias.to(x.dtype)).permute(0,3,1,2)
+            return torch.addcmul(self.bias.to(x.dtype), y, self.weight.to(x.dtype)).permute(0,3,1,2)
 
 def by_rows(model:nn.Module) -> nn.Module: # the same model
     "Let every LayerNorm of `model` compute as a RowNorm does. Weights and their names stay."

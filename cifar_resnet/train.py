@@ -87,7 +87,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 # %% ../nbs/08_train.ipynb #08-010
-OPTIMISERS = dict(adam=partial(Adam, fused=True), adamw=partial(AdamW, fused=True), sgd=partial(SGD, momentum=.9, nesterov=True, fused=True))
+OPTIMISERS = dict(adam=partial(Adam, fused=True), adamw=partial(AdamW, fused=True), sgd=partial(SGD, momentum=.9, nesterov=True))
 CHOICES = dict(dataset=('cifar10', 'shapes10'), recipe=tuple(RECIPES), variant=VARIANTS, flip=FLIPS, optimiser=tuple(OPTIMISERS))
 AT_LEAST = dict.fromkeys(('seed', 'last_gain', 'weight_decay', 'warmup', 'clip', 'average', 'smoothing', 'plateau_patience', 'plateau_threshold', 'plateau_cooldown'), 0)
 AT_MOST = dict(width=2048, epochs=100_000, batch_size=100_000, seed=2**63)
@@ -178,8 +178,8 @@ class Training:
         self.valid_x, self.valid_y = normalise(there(train.images[self.held]), self.mean, self.std), torch.from_numpy(train.labels[self.held])
         with seeded('init', r.seed): self.model = first_model(r, len(train.classes))
         self.model.to(self.device, memory_format=torch.channels_last)
-        self.averaged = deepcopy(self.model) if r.average else self.model       # the weights that are looked at and shipped
         self.net = self.shared(engine_of(self.model, engine))
+        self.averaged = deepcopy(self.model) if r.average else self.model       # the weights that are looked at and shipped
         self.opt = OPTIMISERS[r.optimiser](self.model.parameters(), r.lr, weight_decay=r.weight_decay)
         self.plateau = ReduceLROnPlateau(self.opt, factor=r.plateau_factor, patience=r.plateau_patience, threshold=r.plateau_threshold, cooldown=r.plateau_cooldown)
         self.amp = half_type(self.device)
@@ -205,10 +205,10 @@ def open_epoch(self:Training, at=0, losses=(), right=0, seconds=0.):
 @patch
 def learn(self:Training, x, y):
     "One step of gradient descent on a batch -> its loss, 0-dim, on the device."
-    with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-        logits = self.net(x)                                # (B,C)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.smoothing)*self.part_of_batch(y)
     self.opt.zero_grad()
+    with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+        logits = self.net_for(y)(x)                         # (B,C)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.smoothing)*self.part_of_batch(y)
     self.scaler.scale(loss).backward()
     if self.recipe.clip: self.cut()
     self.scaler.step(self.opt)
@@ -231,6 +231,11 @@ def step(self:Training):
     return loss
 
 # %% ../nbs/08_train.ipynb #08-034
+@patch
+def net_for(self:Training, y):
+    "What computes this batch. A faster engine is made for full batches: a smaller one, the last of an epoch, goes through the plain network."
+    return self.net if len(y) == self.recipe.batch_size or self.world > 1 else self.model
+
 @patch
 def warm(self:Training):
     "While the rate rises: set it for the next batch."
@@ -258,7 +263,7 @@ def close_epoch(self:Training):
     start = time.perf_counter()
     self.check_finite()
     n, bs, lr = len(self.labels), self.recipe.batch_size, self.opt.param_groups[0]['lr']
-    logits = predict(self.averaged, self.valid_x, amp=self.amp)
+    logits = predict(self.averaged, self.valid_x, 1000 if self.device.type == 'cuda' else 250, self.amp)
     valid_loss = F.cross_entropy(logits, self.valid_y).item()
     if not math.isfinite(valid_loss): self.not_finite(self.at - 1)
     sizes = torch.full((len(self.losses),), bs, dtype=torch.float64); sizes[-1] = n - bs*(len(sizes)-1)

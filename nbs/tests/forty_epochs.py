@@ -7,40 +7,42 @@
 One step after the other, in the order of what is wanted most:
 
 engine    which engine is the fastest here, cold start included; and does it train as the plain one does?
-first     one run of the strict recipe, from the data to the figures
+first     one run of the strict recipe
 search    which plateau suits the strict recipe, and which levers the best one: one seed each, judged on held-out images; the test set stays closed
-final     both recipes, three seeds, then five; the test set is read once a run
-publish   results, figures, and the best recipe's weights (seed 0, half precision, with the accuracy of that very file)
+final     both recipes as chosen: results, figures, and the best recipe's weights (half precision, with the accuracy of that very file)
 notebook  the run notebook, executed
+three     both recipes, three seeds
+five      ... and five
 bench     speed, where the time goes, the ceiling
 norms     the strict recipe with every norm
 
+A step that fails is reported, and the next one begins; the same command tries it again. In each run the test set is read once, of the candidates' runs not at all.
 What is finished is never done again: it stands in forty_epochs.json in the folder --work. Results go to --results, weights to --weights, the notebook to the folder --work.
 """
-import argparse, math, os, shutil, subprocess, sys, time
+import argparse, math, os, shutil, subprocess, sys, tempfile, time, traceback
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
-from cifar_resnet.benchmarks import QUICK, bench, cold_start, in_turn, our_loop
+from cifar_resnet.benchmarks import cold_start, in_turn, our_loop
 from cifar_resnet.cli import _publish
 from cifar_resnet.core import pick_device
 from cifar_resnet.data import cifar10, shapes10
 from cifar_resnet.job import draw_figures, release, sweep
 from cifar_resnet.model import NORMS, WEIGHTS
-from cifar_resnet.runs import read_history, read_json, write_json
+from cifar_resnet.runs import read_json, write_json
 from cifar_resnet.train import Recipe, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 'engine', 'first', 'search', 'final', 'publish', 'notebook', 'bench', 'norms'
-ENGINES = 'eager', 'rows', 'compile', 'rows+compile', 'graph', 'rows+graph'
+STEPS = 'engine', 'first', 'search', 'final', 'notebook', 'three', 'five', 'bench', 'norms'
+ENGINES = 'eager', 'rows', 'compile', 'rows+compile', 'rows+graph'
 
 # What is tried, each against the recipe as it stands. The first name is that recipe.
 SEARCH = {
-    'strict': {'as-it-is': {}, 'factor.25': dict(plateau_factor=.25), 'patience1': dict(plateau_patience=1), 'threshold.02': dict(plateau_threshold=.02), 'batch256': dict(batch_size=256),
-               'patience1-batch256': dict(plateau_patience=1, batch_size=256)},
-    'best': {'as-it-is': {}, 'sgd': dict(optimiser='sgd', lr=.1, weight_decay=5e-4), 'batch256': dict(batch_size=256), 'lr4e-3': dict(lr=4e-3), 'eager': dict(plateau_patience=0), 'patient': dict(plateau_patience=2),
-             'sgd-batch256': dict(optimiser='sgd', lr=.05, weight_decay=5e-4, batch_size=256), 'map8x8': dict(strides=(1,1,2,2)), 'gain0': dict(last_gain=0), 'average3': dict(average=3), 'decay.1': dict(weight_decay=.1)},
+    'strict': {'as-it-is': {}, 'factor.25': dict(plateau_factor=.25), 'patience1': dict(plateau_patience=1), 'batch256': dict(batch_size=256)},
+    'best': {'as-it-is': {}, 'batch256': dict(batch_size=256), 'sgd': dict(optimiser='sgd', lr=.1, weight_decay=5e-4), 'lr4e-3': dict(lr=4e-3), 'map8x8': dict(strides=(1,1,2,2))},
 }
 TINY = dict(dataset='shapes10', width=4, epochs=2, limit=160)
 
@@ -77,35 +79,35 @@ class Work:
         for row in found['table']: print(f'{name}: {row["name"]}', {k: f'{v["mean"]:.2%}' for k, v in row.items() if isinstance(v, dict)}, f'{row["train_seconds"]:.0f} s', flush=True)
         for row in found['failed']: print(f'{name}: {row["name"]} failed: {row["error"]}', flush=True)
         if found['left']: raise TimeIsUp
+        if not found['runs']: raise RuntimeError(f'no run of {name} succeeded')
         return found
 
-    def fall(self, name, row):
-        "How many times lower the learning rate of a run is at its end."
-        rates = [r['lr'] for r in read_history(self.work/name/f'{row["name"]}-{row["seed"]}'/'history.csv')]
-        return max(rates)/rates[-1]
-
-    def recipe(self, track): return dict(self.known['chosen'][track], recipe=track)
+    def recipe(self, track): return dict(self.known.get('chosen', {}).get(track, {}), recipe=track)
 
 
 def engine(w):
     "Time every engine; one that fails here, or trains otherwise than the plain one, is out."
-    w.need(0 if w.small else 200)
     train = shapes10(n_train=2000)[0] if w.small else cifar10(w.data_dir)[0]
     recipe = Recipe(**{**w.base, 'epochs': 10_000}).filled(w.device.type)
-    steps, found, plain = 40*45_000/recipe.batch_size, {}, None
+    steps, found = 40*45_000/recipe.batch_size, w.known.get('engines', {})
     for name in ENGINES[:2] if w.small else ENGINES:
+        if name in found: continue
+        w.need(0 if w.small else 60)
         try:
             started = cold_start(recipe, train, w.device, name)
-            loss = started.losses
-            plain = loss if plain is None else plain
+            losses = started.losses.tolist()
+            plain = found.get('eager', dict(losses=losses))['losses']
             seconds = min(in_turn({name: our_loop(started.training)}, 3, 2, 80)[name])
-            found[name] = dict(cold_start_seconds=started.seconds, batch_seconds=seconds, forty_epochs_seconds=started.seconds + steps*seconds, losses_differ=((loss - plain).abs()/plain).max().item())
+            found[name] = dict(cold_start_seconds=started.seconds, batch_seconds=seconds, forty_epochs_seconds=started.seconds + steps*seconds, losses=losses)
+            if not all(abs(a - b) < .02*b for a, b in zip(losses, plain)): found[name]['error'] = 'it does not train as the plain network does'
         except Exception as e: found[name] = dict(error=' '.join(str(e).split())[:300])
+        if not all(map(math.isfinite, found[name].get('losses', []))): found[name].pop('losses')
         print(f'engine {name}: {found[name]}', flush=True)
+        w.note(engines=found)
         started = None
         if w.device.type == 'cuda': torch.cuda.empty_cache()
-    good = {name: row['forty_epochs_seconds'] for name, row in found.items() if 'error' not in row and row['losses_differ'] < .02}
-    w.note(engines=found, engine=min(good, key=good.get))
+    good = {name: row['forty_epochs_seconds'] for name, row in found.items() if 'error' not in row}
+    w.note(engine=min(good, key=good.get, default='eager'))
 
 
 def first(w):
@@ -119,51 +121,55 @@ def search(w):
     for track, candidates in SEARCH.items():
         names = list(candidates)[:2] if w.small else candidates
         found = w.sweep(f'search-{track}', {name: dict(candidates[name], recipe=track) for name in names}, [0])
-        annealed = [row for row in found['runs'] if track != 'strict' or w.fall(f'search-{track}', row) >= 50]
-        winner = max(annealed or found['runs'], key=lambda row: row['valid_accuracy'])['name']
-        chosen[track], tables[track], winners[track] = candidates[winner], found['runs'], winner
+        rows = [row for row in found['runs'] if row['name'] in candidates]
+        annealed = [row for row in rows if track != 'strict' or row['rate_falls_by'] >= 50]
+        winner = max(annealed or rows, key=lambda row: row['valid_accuracy'])['name']
+        chosen[track], tables[track], winners[track] = candidates[winner], rows, winner
         print(f'search: {track} takes {winner}', flush=True)
     w.note(chosen=chosen, search=tables, winners=winners)
 
 
-def final(w):
-    "Both tracks: three seeds first, so that there is something, then five. Seed 0 was trained by the search; now its test set is read."
-    for track, winner in w.known['winners'].items():
+def final(w, seeds=1):
+    "Both tracks, and what of it goes into the repository. Seed 0 was trained by the search; now its test set is read."
+    for track, winner in w.known.get('winners', {}).items():
         there, here = w.work/f'search-{track}'/f'{winner}-0', w.work/'final'/f'{track}-0'
         if not here.exists():
-            shutil.copytree(there, here.with_suffix('.part'), dirs_exist_ok=True)
-            here.with_suffix('.part').rename(here)
-    for seeds in ([0], [0, 1]) if w.small else (range(3), range(5)):
-        w.note(final=w.sweep('final', {track: w.recipe(track) for track in SEARCH}, list(seeds), read_test=True))
+            shutil.copytree(there, here.with_name(f'{here.name}.part'), dirs_exist_ok=True)
+            here.with_name(f'{here.name}.part').rename(here)
+    w.note(final=w.sweep('final', {track: w.recipe(track) for track in SEARCH}, list(range(seeds)), read_test=True))
+    w.need(0 if w.small else 30)
+    publish(w)
 
 
 def publish(w):
-    "What goes into the repository."
-    w.need(0 if w.small else 40)
     test = shapes10()[1].take(slice(TINY['limit'])) if w.small else cifar10(w.data_dir)[1]
     for track in SEARCH:
         run, folder = load_run(w.work/'final'/f'{track}-0'), Path(w.results)/f'cifar10-{track}'
-        draw_figures(run, test)
+        if not (run.folder/'gradcam.png').exists(): draw_figures(run, test)
         folder.mkdir(parents=True, exist_ok=True)
         _publish(run, folder)
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
-    print('publish:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
-    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known[k] for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
+    print('weights:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
+    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known.get(k) for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
 
 
 def notebook(w):
     "The run notebook from its first cell to its last; its training is a run of its own."
     w.need(0 if w.small else 150)
     env = {**os.environ, 'TQDM_DISABLE': '1', **({'IN_TEST': '1'} if w.small else {}), **({'CIFAR10_DIR': str(Path(w.data_dir).resolve())} if w.data_dir else {})}
-    subprocess.run([sys.executable, '-m', 'nbconvert', '--to', 'notebook', '--execute', '--log-level=ERROR', '--ExecutePreprocessor.timeout=600', f'--output-dir={w.work.resolve()}',
-                    str(ROOT/'nbs'/'16_cifar10_40_epochs.ipynb')], check=True, env=env, cwd=ROOT/'nbs')
+    run = 'import sys; from execnb.shell import CaptureShell; CaptureShell().execute(sys.argv[1], sys.argv[2], exc_stop=True)'
+    name = '16_cifar10_40_epochs.ipynb'
+    subprocess.run([sys.executable, '-c', run, str(ROOT/'nbs'/name), str(w.work.resolve()/name)], check=True, env=env, cwd=ROOT/'nbs', timeout=500)
 
 
 def benchmarks(w):
-    w.need(0 if w.small else 120)
-    found = bench(str(w.device), **(QUICK if w.small else dict(engines=[e for e, row in w.known['engines'].items() if 'error' not in row], pairs=5, seconds=2)))
-    write_json(Path(w.results)/f'speed_{w.device.type}.json', dict(command='python nbs/tests/forty_epochs.py', **found))
+    "In a process of its own, with an empty cache of compiled kernels, so that a cold start is one."
+    w.need(0 if w.small else 150)
+    engines = [e for e, row in w.known.get('engines', {'eager': {}}).items() if 'error' not in row]
+    argv = ['--device', w.device.type, '--publish', str(w.results), *(['--quick'] if w.small else ['--pairs', '5', '--engines', *engines])]
+    with tempfile.TemporaryDirectory() as empty:
+        subprocess.run([sys.executable, '-c', 'import sys; from cifar_resnet.benchmarks import main; sys.argv[0] = "cifar_bench"; sys.exit(main())', *argv], check=True, env={**os.environ, 'TORCHINDUCTOR_CACHE_DIR': empty}, timeout=550)
 
 
 def norms(w):
@@ -184,18 +190,26 @@ def main(argv=None):
     parser.add_argument('--small', action='store_true')
     args = parser.parse_args(argv)
     if args.small and (args.results == parser.get_default('results') or args.weights == parser.get_default('weights')): parser.error('--small makes results that mean nothing: give it --results and --weights of its own')
-    w = Work(args)
-    try:
-        for name in args.only:
-            if name in w.known['done']: continue
-            print(f'{name}: {w.left():.0f} s left', flush=True)
-            dict(engine=engine, first=first, search=search, final=final, publish=publish, notebook=notebook, bench=benchmarks, norms=norms)[name](w)
-            w.note(done=[*w.known['done'], name])
-    except TimeIsUp:
-        print(f'time is up at {name}; the same command goes on', flush=True)
-        return 3
-    print('all is done', flush=True)
-    return 0
+    w, failed = Work(args), []
+    torch.backends.cudnn.benchmark = True                   # sizes are fixed: let cuDNN choose its kernels; run.json says so
+    torch._dynamo.config.recompile_limit = 64               # many networks are compiled in this one process
+    steps = dict(engine=engine, first=first, search=search, final=final, notebook=notebook, three=partial(final, seeds=3), five=partial(final, seeds=5), bench=benchmarks, norms=norms)
+    if w.small: steps.update(three=partial(final, seeds=2), five=partial(final, seeds=2))
+    for name in args.only:
+        if name in w.known['done']: continue
+        print(f'{name}: {w.left():.0f} s left', flush=True)
+        try: steps[name](w)
+        except TimeIsUp:
+            print(f'time is up at {name}; the same command goes on', flush=True)
+            return 3
+        except Exception as e:
+            traceback.print_exc()
+            failed.append(name)
+            if 'CUDA error' in str(e): return 4                 # nothing works after it in this process; the same command goes on
+            continue
+        w.note(done=[*w.known['done'], name])
+    print(f'not done: {", ".join(failed)}; the same command tries again' if failed else 'all is done', flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == '__main__': sys.exit(main())

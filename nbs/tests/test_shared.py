@@ -82,3 +82,11 @@ def test_engines_train_as_the_plain_network_does(engine):
 def test_an_unknown_engine_is_refused(capsys, tmp_path):
     assert main([*FLAGS, '--out', str(tmp_path/'run'), '--engine', 'warp']) == 2
     assert "there is no engine 'warp'" in capsys.readouterr().err and not (tmp_path/'run').exists()
+
+
+def test_a_smaller_batch_goes_through_the_plain_network():
+    "Else a compiled network is compiled again for it, and is slower from then on."
+    training, seen = Training(RECIPE, DATA, device='cpu'), []
+    training.net = lambda x: seen.append(len(x)) or training.model(x)
+    for _ in range(3): training.step()
+    assert seen == [40, 40] and training.epoch == 1

@@ -90,7 +90,7 @@ def test_the_report_leaves_out_what_the_notes_doubt(tmp_path):
 def replaced(run, **metrics): return SimpleNamespace(**{**vars(run), 'metrics': {**run.metrics, **metrics}})
 
 
-SMALL = '--small --device cpu --only engine first search final publish norms'.split()
+SMALL = '--small --device cpu --only engine first search final five norms'.split()
 
 def test_forty_epochs_in_pieces(tmp_path, monkeypatch):
     "In pieces of some seconds, the plan of the long run comes to the end that it comes to in one go."
