@@ -150,7 +150,7 @@ def _report_recipe(row):
     "A line for each accuracy of a recipe: the mean of its runs, and how sure that is."
     print(f'{row["name"]}: {row["runs"]} run{"s"*(row["runs"] > 1)}')
     for k, name in dict(valid_accuracy='held out', test_accuracy='test', test_accuracy_tta='test, mean over mirrored and shifted images').items():
-        if s := row.get(k): print(f'  {name} {s["mean"]:.2%}' + (f' (sd {s["sd"]:.2%}, 95% interval {s["ci95"][0]:.2%} to {s["ci95"][1]:.2%})' if s['ci95'] else ''))
+        if s := row.get(k): print(f'  {name} {s["mean"]:.2%}' + (f' (sd {s["sd"]:.2%}, 95% interval {max(0, s["ci95"][0]):.2%} to {min(1, s["ci95"][1]):.2%})' if s['ci95'] else ''))
 
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
