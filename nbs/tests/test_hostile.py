@@ -725,7 +725,7 @@ DAMAGED = [
     ('a number of 10,000 digits', write('run.json', b'{"schema": ' + b'9'*10_000 + b'}'), 'run.json is damaged'),
     ('run.json is a folder', lambda run: ((run/'run.json').unlink(), (run/'run.json').mkdir()), 'Is a directory'),
     ('no schema', rewrite(schema=...), "no field 'schema'"),
-    ('a later schema', rewrite(schema=2), 'written by another version of this package (schema 2'),
+    ('a later schema', rewrite(schema=3), 'written by another version of this package (schema 3'),
     ('no word on whether it is finished', rewrite(finished=...), "no field 'finished'"),
     ('finished in words', rewrite(finished='yes'), "its finished cannot be 'yes'"),
     ('no temperature', rewrite(temperature=...), "no field 'temperature'"),
