@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import forty_epochs
 from cifar_resnet import job as job_module
-from cifar_resnet.cli import sweep_main
+from cifar_resnet.cli import main, sweep_main
 from cifar_resnet.job import job, judge, report, sweep
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import load_run
@@ -65,8 +65,11 @@ def test_damaged_results_are_refused(tmp_path):
     with pytest.raises(ValueError, match='sweep.json is damaged'): sweep({'strict': TINY}, [0], tmp_path, ['cpu'])
 
 
-def test_views_are_tested_where_a_recipe_mirrors(tmp_path):
-    best, strict = (job({**TINY, 'recipe': recipe}, tmp_path/recipe, device='cpu', progress=False).metrics for recipe in ('best', 'strict'))
+def test_views_are_tested_where_a_recipe_mirrors(tmp_path, capsys):
+    argv = [str(word) for k, v in TINY.items() for word in (f'--{k}', v)]
+    assert [main([*argv, '--recipe', recipe, '--out', str(tmp_path/recipe), '--device', 'cpu']) for recipe in ('best', 'strict')] == [0, 0]
+    assert capsys.readouterr().out.count('mean over mirrored and shifted test images: ') == 1
+    best, strict = (load_run(tmp_path/recipe).metrics for recipe in ('best', 'strict'))
     assert strict['test_accuracy_tta'] is None and 0 <= best['test_accuracy_tta'] <= 1
     stored = load_file(tmp_path/'best'/'logits.safetensors')
     labels = stored['test_labels']
