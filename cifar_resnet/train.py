@@ -389,7 +389,7 @@ def agreed(self:Training, wish:bool) -> bool:
     "Whether any process wishes it."
     return wish if self.world == 1 else bool(summed(torch.tensor(float(wish))))
 
-# %% ../nbs/08_train.ipynb #08-099
+# %% ../nbs/08_train.ipynb #08-100
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:

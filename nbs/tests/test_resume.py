@@ -143,6 +143,14 @@ def test_by_a_signal(signal_, place, tmp_path, monkeypatch):
     assert end(Training.resume(tmp_path, DATA, device='cpu')) == whole()
 
 
+@pytest.mark.trust('stop points', 'by a budget of seconds')
+def test_by_a_budget(tmp_path):
+    training = Training(RECIPE, DATA, tmp_path, device='cpu', budget_s=1e-3)
+    with pytest.raises(KeyboardInterrupt, match='stopped in epoch 1 after batch 1'):
+        for _ in training: pass
+    assert end(Training.resume(tmp_path, DATA, device='cpu')) == whole()
+
+
 # 4. Other ways to train, and a damaged newest checkpoint
 
 @pytest.mark.trust('stop points', 'augmentation by albumentations, with other numbers of workers before and after')

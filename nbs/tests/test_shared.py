@@ -3,9 +3,12 @@ import os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from cifar_resnet.cli import main
 from cifar_resnet.data import shapes10
+from cifar_resnet.model import by_rows, resnet18
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training, load_run
 
@@ -90,3 +93,11 @@ def test_a_smaller_batch_goes_through_the_plain_network():
     training.net = lambda x: seen.append(len(x)) or training.model(x)
     for _ in range(3): training.step()
     assert seen == [40, 40] and training.epoch == 1
+
+
+def test_the_row_norm_works_outside_autocast(monkeypatch):
+    "On a GPU autocast would let it return 32 bits."
+    seen, usual = [], F.layer_norm
+    monkeypatch.setattr(F, 'layer_norm', lambda *args, **kw: seen.append(torch.is_autocast_enabled('cpu')) or usual(*args, **kw))
+    with torch.autocast('cpu', torch.bfloat16): by_rows(resnet18(width=2))(torch.rand(1,3,32,32))
+    assert seen == [False]*20
