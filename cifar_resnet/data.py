@@ -8,7 +8,7 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'B
            'cifar10', 'test_notes', 'mean_std', 'split', 'shapes10', 'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, json, os, pickle, warnings
+import hashlib, io, json, os, pickle, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -267,10 +267,11 @@ def shapes10(
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
 
 def read_picture(
-    path:str|Path, # in one of `FORMATS`, of at most 89 million pixels
+    path:str|Path|io.BytesIO, # or an open file with a `name`; in one of `FORMATS`, of at most 89 million pixels
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
     "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Warns if it is animated or tiny. Raises ValueError if it is none, or is too large."
+    said = path if isinstance(path, (str, Path)) else path.name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -280,11 +281,11 @@ def read_picture(
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
         pixels = np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
-    except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e: raise ValueError(f'{path} is too large: give a picture of at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels') from e
+    except FileNotFoundError: raise FileNotFoundError(f'there is no file {said}') from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e: raise ValueError(f'{said} is too large: give a picture of at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels') from e
     except Exception as e:
         if getattr(e, 'errno', None): raise
-        raise ValueError(f'{path} cannot be read as a picture: give one of {", ".join(FORMATS)}') from e
-    if frames > 1: warnings.warn(f'{path} holds {frames} pictures: only the first is looked at')
-    if min(picture.size) < side: warnings.warn(f'{path} has only {"×".join(map(str, picture.size))} pixels: its middle was enlarged to {side}×{side}')
+        raise ValueError(f'{said} cannot be read as a picture: give one of {", ".join(FORMATS)}') from e
+    if frames > 1: warnings.warn(f'{said} holds {frames} pictures: only the first is looked at')
+    if min(picture.size) < side: warnings.warn(f'{said} has only {"×".join(map(str, picture.size))} pixels: its middle was enlarged to {side}×{side}')
     return pixels
