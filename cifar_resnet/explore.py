@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['INK', 'CARD', 'BLOCKS', 'PREDICTED', 'TRUE', 'OTHER', 'PAGE', 'Subject', 'subject', 'label', 'beside', 'below',
-           'tile', 'card', 'bars', 'sentence', 'said', 'Explorer', 'slider', 'choice', 'toggle', 'button', 'look',
-           'look_picture', 'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture', 'mistake_explorer', 'app']
+           'tile', 'card', 'bars', 'sentence', 'said', 'picture_and_said', 'Explorer', 'slider', 'choice', 'toggle',
+           'button', 'look', 'look_picture', 'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture',
+           'mistake_explorer', 'layer_norms', 'Stepper', 'step_picture', 'training_stepper', 'app']
 
 # %% ../nbs/12_explore.ipynb #12-003
-import io, warnings
-from dataclasses import dataclass, field
+import asyncio, io, math, threading, time, warnings
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
 from html import escape
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,18 +24,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.font_manager import findfont
+from matplotlib.ticker import MaxNLocator
+from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from .augment import normalise
-from .core import rng
+from . import plots
+from .core import home, pick_device, rng
 from .data import FOLDER, Images, data_folder, cifar10, read_picture, shapes10, split, test_notes
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
 from .gradcam import gradcam, map_layers, overlay
-from .job import load_data, stored_logits
+from .job import load_data, open_run, stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
-from .plots import BLUE, GREY, ORANGE
-from .train import limited, load_run
+from .plots import BLUE, GREEN, GREY, ORANGE
+from .runs import only_one, read_json, write_history, write_json
+from .train import EDITABLE, Recipe, Training, limited, load_run, read_about
 
 # %% ../nbs/12_explore.ipynb #12-008
 @dataclass(frozen=True)
@@ -173,6 +181,16 @@ def said(words:str, trouble:bool=False) -> str:
     "A sentence as the HTML of a paragraph, escaped, for screen readers too."
     return f'<p role="status" style="margin:2px 0;line-height:1.4;{f"color:{ORANGE};font-weight:bold" if trouble else ""}">{escape(" ".join(str(words).split()))}</p>'
 
+_NARROW = dict(max_width='100%', align_items='flex-start')
+
+def _row(parts, align='center'): return widgets.HBox(parts, layout=dict(flex_flow='row wrap', align_items=align, width='100%'))
+
+def picture_and_said():
+    "The one picture of an explorer, and the line above it."
+    picture, words = widgets.Image(format='png', layout=dict(max_width='100%', margin='4px 0')), widgets.HTML()
+    picture.add_class('cifar-picture'); words.add_class('cifar-said')
+    return picture, words
+
 class Explorer(widgets.VBox):
     "Rows of controls above one picture. `draw(**values)` gives the picture and a sentence whenever a control changes; an exception becomes the sentence."
     def __init__(self,
@@ -180,14 +198,16 @@ class Explorer(widgets.VBox):
         draw,            # values of the controls -> (picture, sentence)
         controls:dict,   # name -> widget with a value
         rows:list,       # of lists of widgets, in the order of use
+        aside:widgets.Widget=None, # stands left of all that, or above it where the page is narrow
         remembered:int=64, # so many pictures are kept
     ):
         self.controls, self.drawn = controls, 0
-        self.picture, self.said = widgets.Image(format='png', layout=dict(max_width='100%')), widgets.HTML()
+        self.picture, self.said = picture_and_said()
         self.remembered = lru_cache(remembered)(lambda **values: self._drawn(draw, values))
-        super().__init__([*(widgets.HBox(row, layout=dict(flex_flow='row wrap', align_items='center')) for row in rows), self.said, self.picture])
-        for widget, name in ((self, kind), (self.picture, 'picture'), (self.said, 'said')): widget.add_class(f'cifar-{name}')
-        self.quiet = False
+        parts = [*map(_row, rows), self.said, self.picture]
+        super().__init__([_row([aside, widgets.VBox(parts, layout=_NARROW)], 'flex-start')] if aside else parts)
+        self.add_class(f'cifar-{kind}')
+        self.layout.align_items, self.quiet = 'flex-start', False
         for control in controls.values(): control.observe(self.refresh, 'value')
         self.refresh()
 
@@ -228,7 +248,7 @@ def choice(name, options, width='240px'): return widgets.Dropdown(options=option
 
 def toggle(name, options):
     "A few options side by side."
-    return widgets.ToggleButtons(options=options, description=name, style=dict(description_width='initial', button_width='auto'))
+    return widgets.ToggleButtons(options=options, description=name, layout=dict(width='auto'), style=dict(description_width='initial', button_width='auto'))
 
 def button(name, does, help_='', **kw):
     "A button; `does()` is called when it is clicked."
@@ -436,7 +456,7 @@ def _matrix(counts, classes, chosen, opened):
     across, down = [name(c, up) for c in classes], [name(c, 'overflow:hidden;text-overflow:ellipsis;text-align:right;line-height:26px') for c in classes]
     rows = [name('true \\ predicted', 'opacity:.7;line-height:1.2;margin-top:60px'), *across]
     for t in range(n): rows += [down[t], *(buttons[t,p] for p in range(n))]
-    grid = widgets.GridBox(rows, layout=dict(grid_template_columns=f'92px repeat({n}, minmax(28px, 40px))', grid_gap='2px', width='100%', max_width='520px'))
+    grid = widgets.GridBox(rows, layout=dict(grid_template_columns=f'92px repeat({n}, minmax(28px, 40px))', grid_gap='2px', width='100%', max_width='520px', margin='0 20px 0 0'))
     grid.buttons = buttons
     return grid
 
@@ -475,18 +495,270 @@ def mistake_explorer(
     cell, page = widgets.fixed(begin), slider('page', 1, 1, -(-int(counts[begin])//PAGE), live=False)
     chosen = toggle('image', numbers(1, cells(*begin)[0]))
     matrix = _matrix(counts, classes, begin, opened)
-    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[matrix], [page], [chosen]])
+    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen]], matrix)
     page.unobserve(explorer.refresh, 'value'); page.observe(turned, 'value')
     explorer.matrix = matrix
     return explorer
 
-# %% ../nbs/12_explore.ipynb #12-054
+# %% ../nbs/12_explore.ipynb #12-056
+def layer_norms(
+    model:nn.Module, # one of ours
+) -> dict: # block -> (norm of its weights, norm of their latest gradients; 0 without any)
+    "How large the weights and the gradients of each block are."
+    sums = {}
+    for name, p in model.named_parameters():
+        block = '.'.join(name.split('.')[1:3]) if name.startswith('stages') else name.split('.')[0]
+        squares = [x.detach().float().square().sum() for x in (p, p.new_zeros(1) if p.grad is None else p.grad)]
+        sums[block] = sums.get(block, 0) + torch.stack(squares)
+    return {block: tuple(s.sqrt().tolist()) for block, s in sums.items()}
+
+def _pictures(x, mean, std):
+    "Normalised (B,3,H,W) back to pixels, (B,H,W,3) uint8."
+    back = x.float().cpu().permute(0,2,3,1)*torch.tensor(std) + torch.tensor(mean)
+    return (back*255).round().clamp(0, 255).byte().numpy()
+
+# %% ../nbs/12_explore.ipynb #12-059
+class Stepper:
+    "A `Training` that one worker thread drives. Wishes (`ask`) are fulfilled between two batches; `look` gives what there was to see after the latest."
+    def __init__(self,
+        recipe:Recipe,
+        folder:str|Path=None,  # of the run; an unfinished run in it goes on. None: the next free one of runs/by-hand-1, -2 ...
+        device:str='auto',
+        data_dir:str|Path=None,# contains cifar-10-batches-py
+        tell=lambda: None,     # called by the worker when there is something new, and not again before the next `look`
+        save_every_s:float=60, # while it runs
+        look_every_s:float=.5, # while it runs, seconds between two looks
+    ):
+        self.recipe, self.device, self.tell, self.save_every_s, self.look_every_s = recipe.filled(pick_device(device).type), device, tell, save_every_s, look_every_s
+        self.base = home(folder) if folder else Path('runs')/'by-hand'
+        self.train = load_data(self.recipe, data_dir)[0]
+        self.wishes, self.awake, self.locked = deque(), threading.Condition(), ExitStack()
+        self.until, self.idle, self.fresh, self.closed = 0, True, False, False
+        self.begin(self.base if folder else _free(self.base))
+        self.thread = threading.Thread(target=self.work, name='stepper', daemon=True)
+        self.thread.start()
+
+    def ask(self, wish:str, *args):
+        "'batch', 'epoch', 'run', 'pause', 'stop' (and save), 'reset' (begin anew, in another folder), 'edit' (field, value), 'close'."
+        with self.awake:
+            self.wishes.append((wish, args)); self.idle = False
+            self.awake.notify_all()
+
+    def wait(self, timeout:float=60):
+        "Wait until there is nothing to do. Raises TimeoutError."
+        with self.awake:
+            if not self.awake.wait_for(lambda: self.idle, timeout): raise TimeoutError(f'still at work after {timeout} s')
+
+    def look(self) -> SimpleNamespace:
+        "What there is to see."
+        self.fresh = False
+        return self.seen
+
+    def close(self):
+        "Stop, save what was trained, and end the thread."
+        self.ask('stop'); self.ask('close')
+        self.thread.join()
+
+def _free(base):
+    "The first of base-1, base-2 ... that is not there."
+    return next(p for n in count(1) if not (p := base.with_name(f'{base.name}-{n}')).exists())
+
+# %% ../nbs/12_explore.ipynb #12-061
+@patch
+def begin(self:Stepper, folder:Path):
+    "A new training, or the one that the folder holds. Raises ValueError if that is finished, or at work elsewhere."
+    there = (folder/'run.json').exists()
+    if there and read_about(folder)['finished']: raise ValueError(f'{folder} holds a finished run: look at it by gradcam_explorer, or choose another folder')
+    if not there and folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise FileExistsError(f'{folder} exists and holds no run: choose another folder')
+    if there: self.lock(folder)
+    self.folder, self.training = folder, Training.resume(folder, self.train, self.device) if there else Training(self.recipe, self.train, folder, self.device)
+    learn = self.training.learn
+    def watched(x, y):
+        self.batch = x[:16].detach(), y[:16]
+        return learn(x, y)
+    self.training.learn, self.batch = watched, None
+    self.losses, self.latest, self.trouble, self.events = [], [], '', [f'{folder} goes on with epoch {self.training.epoch + 1}, batch {self.training.at + 1}'] if there else []
+    self.notice()
+
+@patch
+def lock(self:Stepper, folder):
+    "Keep others out of the folder, until `self.locked` is closed."
+    (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
+    self.locked.enter_context(only_one(folder/'checkpoints'))
+
+@patch
+def save(self:Stepper):
+    "Write a checkpoint, the history, and what was changed by hand. The first time, open the folder."
+    t = self.training
+    if not t.steps: return                                   # there is nothing to lose
+    if t.saved_at is None:
+        self.locked.close()                                  # after a first save that failed
+        self.lock(self.folder)
+        open_run(t, self.train.classes)
+    t.save()
+    write_history(self.folder/'history.csv', t.history)
+    write_json(self.folder/'run.json', {**read_json(self.folder/'run.json'), 'edits': t.edits})
+
+# %% ../nbs/12_explore.ipynb #12-063
+@patch
+def work(self:Stepper):
+    "Fulfil wishes and train, until closed."
+    while not self.closed:
+        with self.awake:
+            if not self.wishes and not self.due:
+                self.idle = True
+                self.awake.notify_all()
+                self.awake.wait_for(lambda: self.wishes)
+        try:
+            while self.wishes: self.fulfil(*self.wishes.popleft())
+            if self.due: self.one_batch()
+        except Exception as e: self.trouble, self.until = sentence(e), 0
+        if not self.due or time.monotonic() - self.noticed > self.look_every_s: self.notice()
+
+@patch(as_prop=True)
+def due(self:Stepper): return self.training.steps < self.until and self.training.epoch < self.training.recipe.epochs
+
+@patch
+def fulfil(self:Stepper, wish, args):
+    t, self.trouble = self.training, ''
+    if wish in ('batch', 'epoch', 'run'):
+        if t.epoch >= t.recipe.epochs: raise ValueError(f'all {t.recipe.epochs} epochs are done: raise epochs, or finish by cifar_resnet --out {self.folder} --resume')
+        self.until = t.steps + dict(batch=1, epoch=len(t.losses) - t.at, run=math.inf)[wish]
+    elif wish == 'edit': t.edit(*args)
+    else: self.until = 0
+    if wish == 'stop':
+        self.save()
+        if t.steps: self.events.append(f'saved in {self.folder}: it goes on here, or by cifar_resnet --out {self.folder} --resume')
+    if wish == 'close': self.closed = True; self.locked.close()
+    if wish == 'reset':
+        self.locked.close()
+        self.begin(_free(self.base))
+
+@patch
+def one_batch(self:Stepper):
+    "Train on one batch, and note what happened."
+    t = self.training
+    rate, epoch = t.rate, t.epoch
+    self.latest.append((t.steps + 1, t.step()))
+    if t.epoch > epoch and t.rate < rate: self.events.append(f'after epoch {t.epoch} the plateau lowered the learning rate from {rate:.3g} to {t.rate:.3g}')
+    if t.epoch == t.recipe.epochs or time.monotonic() - t.saved > self.save_every_s: self.save()
+
+@patch
+def notice(self:Stepper):
+    "Look at the training, and leave plain numbers for others."
+    t = self.training
+    self.losses += zip([step for step, _ in self.latest], torch.stack([loss for _, loss in self.latest]).tolist()) if self.latest else []
+    self.latest = []
+    def asked(x, y): return SimpleNamespace(pictures=_pictures(x, t.mean, t.std), labels=y.tolist(), claims=predict(t.model, x).argmax(1).tolist())
+    self.seen = SimpleNamespace(losses=list(self.losses), history=list(t.history), epoch=t.epoch, at=t.at, batches=len(t.losses), steps=t.steps, recipe=t.recipe, rate=t.rate, norms=layer_norms(t.model),
+                                batch=self.batch and asked(*self.batch), held=asked(t.valid_x[:16], t.valid_y[:16]), edits=list(t.edits), events=list(self.events), trouble=self.trouble, running=self.due, folder=self.folder)
+    self.noticed = time.monotonic()
+    if not self.fresh:
+        self.fresh = True
+        self.tell()
+
+# %% ../nbs/12_explore.ipynb #12-072
+def _curves(seen):
+    "Loss by batch, accuracy by epoch, and norms by block."
+    fig = plots.Drawing(7.9, 2.3, 'constrained')
+    loss, right, norms = fig.subplots(1, 3)
+    ends = [row['epoch']*seen.batches for row in seen.history]
+    if seen.losses: loss.plot(*zip(*seen.losses), color=BLUE, lw=.8, alpha=.6, label='batch')
+    loss.plot(ends, [row['valid_loss'] for row in seen.history], '.-', color=ORANGE, lw=1.2, label='held out')
+    for name, colour, words in (('train', BLUE, 'training'), ('valid', ORANGE, 'held out')):
+        right.plot([row['epoch'] for row in seen.history], [row[f'{name}_accuracy'] for row in seen.history], '.-', color=colour, lw=1.2, label=words)
+    for epoch in plots.lr_drops(seen.history): right.axvline(epoch - .5, color=GREY, ls=':', lw=1); loss.axvline((epoch - 1)*seen.batches, color=GREY, ls=':', lw=1)
+    for change in seen.edits: loss.axvline(change['step'], color=GREY, lw=.8)
+    rows, both = np.arange(len(seen.norms)), np.array(list(seen.norms.values()))
+    norms.barh(rows - .2, both[:,0], .38, color=GREY, label='weights')
+    norms.barh(rows + .2, both[:,1], .38, color=GREEN, label='gradient')
+    norms.set(xscale='log', xlim=(1e-3, 1e4), xticks=[1e-3, 1e-1, 1e1], yticks=rows, yticklabels=list(seen.norms), title='norm of each block')
+    norms.invert_yaxis()
+    loss.set(title='loss', xlabel='batch', ylim=(0, None)); right.set(title='accuracy', xlabel='epoch', ylim=(0, 1), xlim=(.5, max(len(seen.history), 2) + .5))
+    right.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for ax in (loss, right, norms): ax.tick_params(labelsize=7); ax.title.set_fontsize(9); ax.xaxis.label.set_fontsize(8); ax.spines[['top', 'right']].set_visible(False); ax.legend(fontsize=6.5, frameon=False)
+    return Image.open(io.BytesIO(plots.png(fig))).convert('RGB')
+
+def step_picture(
+    seen:SimpleNamespace, # of `Stepper.look`
+    classes:tuple,        # names
+) -> Image.Image:
+    "Curves, norms, the current batch, and the same held-out images each time, in green where the network is right."
+    def sheet(name, asked):
+        n = 0 if asked is None else sum(a == b for a, b in zip(asked.labels, asked.claims))
+        tiles = [] if asked is None else [tile(p, 46, classes[claim], GREEN if label == claim else ORANGE, GREEN if label == claim else ORANGE) for p, label, claim in zip(asked.pictures, asked.labels, asked.claims)]
+        words = f'{name}: none yet' if asked is None else f'{name}: {n} of {len(tiles)} right'
+        return below(label(words, 390, 12), *(beside(*tiles[i:i+8], gap=3) for i in range(0, len(tiles), 8)), gap=4)
+    return below(_curves(seen), beside(sheet('this batch, as the network sees it', seen.batch), sheet('held out, the same each time', seen.held), gap=14))
+
+# %% ../nbs/12_explore.ipynb #12-075
+def _value(field, text):
+    "A typed value for a field of a recipe. Raises ValueError if it is none."
+    kind = {f.name: f.type for f in fields(Recipe)}[field]
+    try: return kind(text)
+    except ValueError: raise ValueError(f'{field} must be a {"whole " if kind is int else ""}number, not {text!r}') from None
+
+def _status(seen):
+    "Where a training stands, as HTML."
+    r, row = seen.recipe, seen.history[-1] if seen.history else None
+    words = f'Epoch {min(seen.epoch + 1, r.epochs)} of {r.epochs}, batch {seen.at} of {seen.batches}, learning rate {seen.rate:.3g}' if seen.epoch < r.epochs else f'All {r.epochs} epochs are done'
+    if row: words += f'; held out: loss {row["valid_loss"]:.3f}, {row["valid_accuracy"]:.1%} right'
+    words += '. ' + ('Running.' if seen.running else 'Paused.')
+    edits = [f'edited by hand: {e["field"]} {e["old"]} → {e["new"]} after batch {e["step"]}' for e in seen.edits[-3:]]
+    return said(words) + ''.join(map(said, [*edits, *seen.events[-3:]])) + (said(seen.trouble, True) if seen.trouble else '')
+
+def _from_any_thread(does):
+    "`does`, to be called from another thread: it is done by the kernel's loop, or at once where there is none."
+    try: loop = asyncio.get_running_loop()
+    except RuntimeError: return does
+    return lambda: loop.call_soon_threadsafe(does)
+
+def training_stepper(
+    recipe:Recipe=None,     # None: a small network on Shapes-10
+    folder:str|Path=None,   # of the run; an unfinished run in it goes on. None: the next free one of runs/by-hand-1, -2 ...
+    device:str='auto',
+    data_dir:str|Path=None, # contains cifar-10-batches-py
+) -> widgets.VBox: # its `stepper` can be asked, and closed, by code as well
+    "Train by hand: a batch, an epoch, on and on; pause, change a field, stop, go on. Raises ValueError or OSError for a folder or device that cannot be used."
+    picture, status = picture_and_said()
+    rate = widgets.FloatLogSlider(1e-3, min=-6, max=0, step=.05, description='learning rate', readout_format='.2g', continuous_update=False, **_wide('340px'))
+
+    def draw():
+        try:
+            seen = stepper.look()
+            page.moving, rate.value = True, seen.rate
+            page.moving, status.value = False, _status(seen)
+            picture.value = card(step_picture(seen, stepper.train.classes))
+        except Exception as e: status.value = said(sentence(e), trouble=True)
+    def change():
+        try: stepper.ask('edit', name.value, _value(name.value, new.value))
+        except ValueError as e: status.value = said(sentence(e), trouble=True)
+    def show_value(_=None): new.value = str(getattr(stepper.look().recipe, name.value))
+
+    name = choice('or', [f for f in EDITABLE if f != 'lr'], '190px')
+    new = widgets.Text(description='to', continuous_update=False, **_wide('110px'))
+    stepper = Stepper(recipe or Recipe(dataset='shapes10', width=8, strides=(1,1,2,2)), folder, device, data_dir)
+    helps = {'One batch': 'train on the next batch', 'One epoch': 'train to the end of this epoch', 'Run': 'train on and on', 'Pause': 'stop after the batch that is being computed',
+             'Stop': 'pause, and save', 'Reset': 'begin anew with fresh weights; what was saved stays'}
+    buttons = {words: button(words, partial(stepper.ask, words.split()[-1].lower()), help_) for words, help_ in helps.items()}
+    rows = [[*buttons.values()], [rate, name, new, button('Change', change, 'change the field from the next batch on')]]
+    page = widgets.VBox([*map(_row, rows), status, picture], layout=dict(align_items='flex-start'))
+    page.add_class('cifar-training')
+    page.stepper, page.buttons, page.rate, page.field, page.new, page.picture, page.said, page.moving = stepper, buttons, rate, name, new, picture, status, False
+    rate.observe(lambda c: page.moving or stepper.ask('edit', 'lr', c['new']), 'value')
+    name.observe(show_value, 'value')
+    show_value()
+    draw()
+    stepper.tell = _from_any_thread(draw)
+    return page
+
+# %% ../nbs/12_explore.ipynb #12-081
 def app(
     run=None, # a Subject, the folder of a finished run, or None: see `subject`
 ) -> widgets.Tab:
     "The explorers behind tabs: what `cifar_app` shows as a web page."
     s = _subject(run)
-    pages = dict(Maps=gradcam_explorer(s), Mistakes=mistake_explorer(s))
+    pages = dict(Maps=gradcam_explorer(s), Mistakes=mistake_explorer(s), Training=training_stepper())
     tabs = widgets.Tab(list(pages.values()))
     for i, name in enumerate(pages): tabs.set_title(i, name)
     return tabs

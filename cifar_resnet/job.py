@@ -73,10 +73,10 @@ def open_run(training:Training, classes:tuple):
     folder, t = training.folder, training
     split, need = _npz(fit=t.fit, held=t.held), disk_needed(training)
     if (free := shutil.disk_usage(folder).free) < need: raise OSError(f'the run folder {folder} may take {need/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free there: choose another --out')
-    about = dict(schema=SCHEMA, finished=False, test_reads=0, recipe=asdict(t.recipe), recipe_hash=t.recipe.hash(), seed=t.recipe.seed, data_sha256=t.data_sha256,
+    about = dict(schema=SCHEMA, finished=False, test_reads=0, recipe=asdict(t.planned), recipe_hash=t.planned.hash(), seed=t.recipe.seed, data_sha256=t.data_sha256,
                  split_sha256=hashlib.sha256(np.concatenate([t.fit, [-1], t.held]).astype('<i8').tobytes()).hexdigest(), classes=list(classes), mean=t.mean, std=t.std,
                  parameters=sum(p.numel() for p in t.model.parameters()), disk_bytes=need, augmentation='batched' if t.workers is None else 'albumentations',
-                 amp=str(t.amp), engine=t.engine, processes=t.world, **provenance(t.device), started=now(), resumed_at=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
+                 amp=str(t.amp), engine=t.engine, processes=t.world, **provenance(t.device), started=now(), resumed_at=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
     for stale in ('logits.safetensors', 'weights.safetensors'): (folder/stale).unlink(missing_ok=True)     # of a run that lost its checkpoints
     write_json(folder/'run.json', about)
     write_atomic(folder/'split.npz', split)
@@ -247,7 +247,7 @@ def job(
             else: open_run(training, train.classes)
             _train(training, progress)
             if not stored_logits(folder): ship(training, train.classes)
-            new = dict(epoch=training.best['epoch'], train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
+            new = dict(epoch=training.best['epoch'], edits=training.edits, train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
         done = _finish(folder, new, held, TestSet(test.take(slice(full.limit)), folder), read_test, draw, pick_device(device), notes)
     summed(torch.zeros(1))
     return done
@@ -272,7 +272,7 @@ def _follow(training, train, finished, **options):
 def _go_on(recipe, train, about, folder, **options):
     "The training of a run from its newest checkpoint. Raises ValueError if that belongs to another recipe."
     training = Training.resume(folder, train, **options)
-    if other := _difference(asdict(training.recipe), asdict(recipe)): raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({other}): remove them to start anew')
+    if other := _difference(asdict(training.planned), asdict(recipe)): raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({other}): remove them to start anew')
     write_json(folder/'run.json', {**about, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
     return training
 

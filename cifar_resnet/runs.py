@@ -194,7 +194,7 @@ SEALED_FILES = 'weights.safetensors', 'logits.safetensors', 'history.csv', 'spli
 SCHEMA = 2                      # of run.json and checkpoints; another number, another meaning
 FIELDS = dict(schema=int, finished=bool, test_reads=int, recipe=dict, recipe_hash=str, seed=int, data_sha256=str, split_sha256=str, classes=list, mean=list, std=list, parameters=int, disk_bytes=int,
               augmentation=str, amp=str, engine=str, processes=int, versions=dict, system=str, device=str, hardware=str, cpus=int, threads=int, cpu_capability=str, deterministic=bool, cudnn_benchmark=bool,
-              git_revision=str, git_clean=bool, started=str, resumed_at=list)
+              git_revision=str, git_clean=bool, started=str, resumed_at=list, edits=list)
 RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float, temperature=float, epoch=int, train_seconds=NUMBER, peak_memory_bytes=int, peak_gpu_memory_bytes=int, ended=str, files=dict, seal=str)
 TEST_RESULTS = dict(test_accuracy=float, test_accuracy_ci95=list, test_loss=float, misclassified=int, test_accuracy_tta=float)
 UNKNOWN = 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta'     # may be null to the end

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRICT', 'BEST', 'RECIPES', 'FOR_SHAPES10', 'OPTIMISERS', 'CHOICES', 'AT_LEAST', 'AT_MOST', 'BELOW_ONE', 'ENGINES',
-           'PARTS', 'Recipe', 'recipe_from', 'limited', 'half_type', 'engine_of', 'first_model', 'Training',
+           'PARTS', 'EDITABLE', 'Recipe', 'recipe_from', 'limited', 'half_type', 'engine_of', 'first_model', 'Training',
            'read_about', 'load_run']
 
 # %% ../nbs/08_train.ipynb #08-003
@@ -167,7 +167,8 @@ class Training:
         if workers is not None and not (isinstance(workers, int) and 0 <= workers <= 256): raise ValueError(f'workers must be from 0 to 256, not {workers}')
         if not (isinstance(budget_s, (int, float)) and budget_s > 0): raise ValueError(f'budget_s must be positive, not {budget_s}')
         self.device, self.until = pick_device(device), time.monotonic() + budget_s
-        self.recipe = r = recipe.filled(self.device.type)
+        self.recipe = self.planned = r = recipe.filled(self.device.type)
+        self.edits = []                         # what was changed by hand since: see `edit`
         self.folder, self.save_every_s, self.workers, self.on_step = folder and Path(folder), save_every_s, workers, on_step
         self.rank, self.world = ranks()
         self.engine = engine
@@ -231,6 +232,16 @@ def step(self:Training):
     return loss
 
 # %% ../nbs/08_train.ipynb #08-035
+@patch(as_prop=True)
+def steps(self:Training):
+    "How many batches were trained on so far."
+    return self.epoch*len(self.losses) + self.at
+
+@patch(as_prop=True)
+def rate(self:Training):
+    "The learning rate of the latest batch, or of the next one after a change."
+    return self.opt.param_groups[0]['lr']
+
 @patch
 def net_for(self:Training, y):
     "What computes this batch. A faster engine is made for full batches: a smaller one, the last of an epoch, goes through the plain network."
@@ -239,7 +250,7 @@ def net_for(self:Training, y):
 @patch
 def warm(self:Training):
     "While the rate rises: set it for the next batch."
-    done, over = self.epoch*len(self.losses) + self.at, self.recipe.warmup*len(self.losses)
+    done, over = self.steps, self.recipe.warmup*len(self.losses)
     if done < over:
         for group in self.opt.param_groups: group['lr'] = self.recipe.lr*min(1, (done + 1)/over)
 
@@ -301,11 +312,12 @@ def save(self:Training):
     "Write a checkpoint of everything that changes, unless the last one was written at this very place."
     self.check_finite()
     if self.saved_at is None: self.folder.mkdir(parents=True, exist_ok=True)     # later it must be there: a run whose folder was deleted does not go on
-    if self.saved_at != (self.epoch, self.at) and self.rank == 0:
-        state = dict(schema=SCHEMA, recipe=asdict(self.recipe), data_sha256=self.data_sha256, epoch=self.epoch, at=self.at, losses=self.losses[:self.at].cpu(),
+    here = self.epoch, self.at, len(self.edits)
+    if self.saved_at != here and self.rank == 0:
+        state = dict(schema=SCHEMA, recipe=asdict(self.planned), edits=self.edits, data_sha256=self.data_sha256, epoch=self.epoch, at=self.at, losses=self.losses[:self.at].cpu(),
                      right=self.right.item(), seconds=self.seconds, history=self.history, best=self.best, **self.parts())
-        save_checkpoint(self.folder/'checkpoints', state, self.epoch*len(self.losses) + self.at)
-    self.saved, self.saved_at = time.monotonic(), (self.epoch, self.at)
+        save_checkpoint(self.folder/'checkpoints', state, self.steps + len(self.edits))
+    self.saved, self.saved_at = time.monotonic(), here
 
 # %% ../nbs/08_train.ipynb #08-043
 def _alike(found, wanted):
@@ -338,10 +350,11 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw)
     try:
         self = cls(recipe_from(state['recipe']), train, folder, device, **kw)
         if state['data_sha256'] != self.data_sha256: raise ValueError(f'it was trained on other data: images with the SHA-256 {state["data_sha256"][:12]}…, not {self.data_sha256[:12]}…')
+        for change in state['edits']: self.take_over(**change)
         _check_state(self, state)
         for part in PARTS:
             if state[part]: getattr(self, part).load_state_dict(state[part])     # a scaler that was off has no state, nor what is not averaged
-        self.history, self.best, self.epoch, self.saved_at = state['history'], state['best'], state['epoch'], (state['epoch'], state['at'])
+        self.history, self.best, self.epoch, self.saved_at = state['history'], state['best'], state['epoch'], (state['epoch'], state['at'], len(state['edits']))
         self.open_epoch(state['at'], state['losses'], state['right'], state['seconds'])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         why = f'it lacks {e}' if isinstance(e, KeyError) else ' '.join(str(e).split())
@@ -389,7 +402,29 @@ def agreed(self:Training, wish:bool) -> bool:
     "Whether any process wishes it."
     return wish if self.world == 1 else bool(summed(torch.tensor(float(wish))))
 
-# %% ../nbs/08_train.ipynb #08-100
+# %% ../nbs/08_train.ipynb #08-085
+EDITABLE = tuple('lr weight_decay clip smoothing epochs flip plateau_factor plateau_patience plateau_threshold plateau_cooldown plateau_start'.split())
+
+@patch
+def take_over(self:Training, step:int, field:str, old, new):
+    "Put a change into force that was made after batch `step`, and note it. Raises ValueError for what makes no sense."
+    if field not in EDITABLE: raise ValueError(f'{field} cannot be changed on the way: choose {", ".join(EDITABLE)}, or begin another run')
+    self.recipe = replace(self.recipe, **{field: new})
+    new = getattr(self.recipe, field)
+    if field in ('lr', 'weight_decay'):
+        for group in self.opt.param_groups: group[field] = new
+    if field.startswith('plateau_') and field != 'plateau_start': setattr(self.plateau, field.removeprefix('plateau_'), new)
+    self.edits.append(dict(step=step, field=field, old=old, new=new))
+
+@patch
+def edit(self:Training, field:str, value):
+    "Change a field of the recipe from the next batch on. Raises ValueError for a field of `EDITABLE` that is not, and for a value that makes no sense."
+    if field == 'flip' and self.at: raise ValueError('flip can be changed between two epochs only: step to the end of this one')
+    if field == 'epochs' and isinstance(value, int) and value < self.epoch + (self.at > 0): raise ValueError(f'epochs cannot be {value}: epoch {self.epoch + (self.at > 0)} has begun')
+    self.take_over(self.steps, field, self.rate if field == 'lr' else getattr(self.recipe, field, None), value)
+    if field == 'flip': self.open_epoch()
+
+# %% ../nbs/08_train.ipynb #08-106
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:
