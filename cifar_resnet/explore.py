@@ -9,7 +9,7 @@ __all__ = ['INK', 'CARD', 'BLOCKS', 'PREDICTED', 'TRUE', 'OTHER', 'PAGE', 'Subje
            'mistake_explorer', 'layer_norms', 'Stepper', 'step_picture', 'training_stepper', 'app']
 
 # %% ../nbs/12_explore.ipynb #12-003
-import asyncio, io, math, threading, time, warnings
+import asyncio, atexit, io, math, threading, time, warnings
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -537,6 +537,7 @@ class Stepper:
         self.begin(self.base if folder else _free(self.base))
         self.thread = threading.Thread(target=self.work, name='stepper', daemon=True)
         self.thread.start()
+        atexit.register(self.end)              # a thread that is killed in the middle of a batch would take the process with it
 
     def ask(self, wish:str, *args):
         "'batch', 'epoch', 'run', 'pause', 'stop' (and save), 'reset' (begin anew, in another folder), 'edit' (field, value), 'close'."
@@ -556,8 +557,14 @@ class Stepper:
 
     def close(self):
         "Stop, save what was trained, and end the thread."
-        self.ask('stop'); self.ask('close')
+        self.ask('stop')
+        self.end()
+
+    def end(self):
+        "End the thread after the batch that is being computed."
+        self.ask('close')
         self.thread.join()
+        atexit.unregister(self.end)
 
 def _free(base):
     "The first of base-1, base-2 ... that is not there."
