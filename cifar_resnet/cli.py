@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from . import __version__
 from .core import home, ranks, together
 from .data import FORMATS
-from .job import explain, job, sweep
+from .job import explain, job, publish, sweep
 from .plots import png
 from .runs import read_json, write_atomic
 from .train import Recipe, load_run
@@ -96,26 +96,21 @@ def _report(run):
           f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for {m["train_seconds"]:,.0f} s\n'
           f'figures, weights and numbers: {run.folder}')
 
-def _publish(run, folder):
-    "Copy numbers, history, table and figures of a run to another folder."
-    for name in ('run.json', 'report.json', 'history.csv', 'summary.txt', *(f'{n}.png' for n in ('curves', 'misclassified', 'gradcam', 'confusion', 'classes', 'reliability'))):
-        write_atomic(folder/name, (run.folder/name).read_bytes())
-
 def main(argv:list=None) -> int: # exit code
     "The command `cifar_resnet`."
     args = vars(train_parser().parse_args(argv))
     args['read_test'] = not args.pop('no_test')
-    publish = args.pop('publish')
-    typed = _typed(args)
+    folder, typed = args.pop('publish'), _typed(args)
     def action():
         with together():
-            if publish: home(publish).mkdir(parents=True, exist_ok=True)        # now, not after an hour
+            if folder: home(folder).mkdir(parents=True, exist_ok=True)      # now, not after an hour
             run = job(typed, **args)
             if ranks()[0]: return                                           # the first of several processes speaks for all
-            if publish: _publish(run, home(publish))
+            if folder: publish(run, home(folder))
             _report(run)
     return _run('cifar_resnet', action)
 
+# %% ../nbs/13_cli.ipynb #13-020
 def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all was done
     "The command `cifar_sweep`."
     parser = _parser('cifar_sweep', 'Train recipes x seeds, resumably, and write one table of results. Flags of a recipe are common to all rows.')
@@ -153,6 +148,7 @@ def _report_recipe(row):
     for k, name in dict(valid_accuracy='held out', test_accuracy='test', test_accuracy_tta='test, mean over mirrored and shifted images').items():
         if s := row.get(k): print(f'  {name} {s["mean"]:.2%}' + (f' (sd {s["sd"]:.2%}, 95% interval {max(0, s["ci95"][0]):.2%} to {min(1, s["ci95"][1]):.2%})' if s['ci95'] else ''))
 
+# %% ../nbs/13_cli.ipynb #13-026
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
     parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where.')

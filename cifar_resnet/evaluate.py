@@ -17,6 +17,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
+from .core import evaluating
+
 # %% ../nbs/06_evaluate.ipynb #06-007
 def predict(
     model:nn.Module,
@@ -25,18 +27,12 @@ def predict(
     amp:torch.dtype=None, # compute in this type under autocast; None: as the weights are
 ) -> Tensor: # (N,C) float32 logits on the CPU
     "Logits of all images: in eval mode, without gradients; the mode of every module is left as it was."
-    modes = [(m, m.training) for _, m in model.named_modules(remove_duplicate=False)]      # a shared module: at each of its places
     device = next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, amp, enabled=amp is not None):
-            logits = torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu()
-        return logits.clone()            # outside: a normal tensor, which may enter a graph
-    finally:
-        for m, mode in modes:                                     # parents come before their children
-            if m.training != mode: m.train(mode)
+    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, amp, enabled=amp is not None):
+        logits = torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu()
+    return logits.clone()            # outside: a normal tensor, which may enter a graph
 
-# %% ../nbs/06_evaluate.ipynb #06-013
+# %% ../nbs/06_evaluate.ipynb #06-012
 def predict_views(
     model:nn.Module,
     x:Tensor,      # (N,3,H,W) normalised, on any device
@@ -49,7 +45,7 @@ def predict_views(
     pair = lambda view: (predict(model, view, bs, amp) + predict(model, view.flip(-1), bs, amp))/2
     return pair(x)/2 + pair(wide[...,2:,2:])/4 + pair(wide[...,:H,:W])/4
 
-# %% ../nbs/06_evaluate.ipynb #06-021
+# %% ../nbs/06_evaluate.ipynb #06-020
 def accuracy(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -65,7 +61,7 @@ def wilson(
     found = binomtest(int(right), int(n)).proportion_ci(method='wilson')
     return float(found.low), float(found.high)
 
-# %% ../nbs/06_evaluate.ipynb #06-028
+# %% ../nbs/06_evaluate.ipynb #06-027
 def misclassified(
     logits:Tensor,      # (N,C), one row an image
     labels:Tensor,      # (N,) true classes
@@ -78,7 +74,7 @@ def misclassified(
     if order=='confident': wrong = wrong[logits[wrong].softmax(1).amax(1).argsort(descending=True, stable=True)]
     return wrong[:k]
 
-# %% ../nbs/06_evaluate.ipynb #06-031
+# %% ../nbs/06_evaluate.ipynb #06-030
 def confusion_counts(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -86,7 +82,7 @@ def confusion_counts(
     "The confusion matrix."
     return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
 
-# %% ../nbs/06_evaluate.ipynb #06-035
+# %% ../nbs/06_evaluate.ipynb #06-034
 def _measured(right, n):
     "An accuracy with all that belongs to it."
     low, high = wilson(right, n)
@@ -102,7 +98,7 @@ def class_accuracies(
     names = range(len(counts)) if classes is None else classes
     return [{'class': name, **_measured(row[c], row.sum())} for c, (name, row) in enumerate(zip(names, counts, strict=True)) if row.sum()]
 
-# %% ../nbs/06_evaluate.ipynb #06-041
+# %% ../nbs/06_evaluate.ipynb #06-040
 def confused_pairs(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -116,7 +112,7 @@ def confused_pairs(
     names = range(len(counts)) if classes is None else classes
     return [dict(true=names[t], predicted=names[p], images=int(wrong[t,p]), share=float(wrong[t,p]/counts[t].sum())) for t, p in pairs if wrong[t,p]]
 
-# %% ../nbs/06_evaluate.ipynb #06-046
+# %% ../nbs/06_evaluate.ipynb #06-045
 def accuracy_without(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -127,7 +123,7 @@ def accuracy_without(
     if not len(kept): raise ValueError(f'no image is left of {len(labels)}: leave fewer out')
     return _measured((logits.argmax(1) == labels)[kept].sum().item(), len(kept))
 
-# %% ../nbs/06_evaluate.ipynb #06-051
+# %% ../nbs/06_evaluate.ipynb #06-050
 def fit_temperature(
     logits:Tensor, # (N,C) of held-out images
     labels:Tensor, # (N,)
@@ -143,7 +139,7 @@ def confidence(
     "Class probabilities at a temperature."
     return (logits/temperature).softmax(1)
 
-# %% ../nbs/06_evaluate.ipynb #06-056
+# %% ../nbs/06_evaluate.ipynb #06-055
 def calibration(
     probabilities:Tensor, # (N,C)
     labels:Tensor,        # (N,)

@@ -6,7 +6,8 @@
 __all__ = ['INK', 'CARD', 'BLOCKS', 'PREDICTED', 'TRUE', 'OTHER', 'PAGE', 'Subject', 'subject', 'label', 'beside', 'below',
            'tile', 'card', 'bars', 'sentence', 'said', 'picture_and_said', 'Explorer', 'slider', 'choice', 'toggle',
            'button', 'look', 'look_picture', 'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture',
-           'mistake_explorer', 'layer_norms', 'Stepper', 'step_picture', 'training_stepper', 'app']
+           'mistake_explorer', 'augmentation_picture', 'augmentation_explorer', 'layer_norms', 'Stepper',
+           'step_picture', 'training_stepper', 'app']
 
 # %% ../nbs/12_explore.ipynb #12-003
 import asyncio, atexit, io, math, threading, time, warnings
@@ -29,7 +30,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from .augment import normalise
+from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, draws, normalise
 from . import plots
 from .core import home, pick_device, rng
 from .data import FOLDER, Images, data_folder, cifar10, read_picture, shapes10, split, test_notes
@@ -500,7 +501,45 @@ def mistake_explorer(
     explorer.matrix = matrix
     return explorer
 
-# %% ../nbs/12_explore.ipynb #12-056
+# %% ../nbs/12_explore.ipynb #12-055
+def _pictures(x, mean, std):
+    "Normalised (B,3,H,W) back to pixels, (B,H,W,3) uint8."
+    back = x.float().cpu().permute(0,2,3,1)*torch.tensor(std) + torch.tensor(mean)
+    return (back*255).round().clamp(0, 255).byte().numpy()
+
+def augmentation_picture(
+    pictures:np.ndarray, # (N,32,32,3) uint8
+    i:int,               # which of them
+    seed:int=0, epoch:int=0, flip:str='none',
+    padding:int=PADDING, hole:int=HOLE, angle:float=ANGLE, # as for `draws`
+    mean=(.5,)*3, std=(.25,)*3, # by channel, for pixels in [0,1]
+) -> tuple[Image.Image,float]: # and the largest difference between the two ways, in grey levels
+    "The steps of one augmentation, both ways of computing it, and sixteen epochs."
+    rows = np.stack([draws(i + 1, seed, epoch + k, flip, padding, hole, angle)[i] for k in range(16)])
+    x = augment(torch.from_numpy(pictures[[i]*16]), torch.from_numpy(rows), mean, std, padding, hole)
+    steps, ours = augmentation_steps(pictures[i], rows[0], mean, padding, hole), _pictures(x, mean, std)
+    theirs = [*steps.values()][-1]
+    exact = x[0].permute(1,2,0).numpy()*255*np.array(std) + 255*np.array(mean)
+    difference = abs(exact - theirs)
+    both = [tile(theirs, 128, 'albumentations'), tile(ours[0], 128, 'batched'), tile(np.uint8(np.clip(difference*127, 0, 255)), 128, 'difference × 127')]
+    sheet = [tile(p, 78, f'epoch {epoch + k + 1}') for k, p in enumerate(ours)]
+    return below(beside(*(tile(p, 106, name) for name, p in steps.items())), beside(*both), beside(*sheet[:8], gap=6), beside(*sheet[8:], gap=6), gap=8), float(difference.max())
+
+# %% ../nbs/12_explore.ipynb #12-057
+def augmentation_explorer(
+    run=None, # a Subject (its images are used), the folder of a finished run, or None: see `subject`
+) -> Explorer:
+    "Padding, hole, angle, seed and epoch: what they do to an image."
+    s = _subject(run)
+    def draw(image, seed, epoch, flip, padding, hole, angle):
+        picture, most = augmentation_picture(s.data.images, image, seed, epoch - 1, flip, padding, hole, angle, s.mean, s.std)
+        return picture, f'Image {image}, {s.data.classes[s.data.labels[image]]}. Where the two ways differ most, it is by {most:.2f} of 255 grey levels.'
+    controls = dict(image=slider('image', 0, 0, len(s.data) - 1, '340px', live=False), seed=slider('seed', 0, 0, 99), epoch=slider('epoch', 1, 1, 40), flip=choice('mirror', FLIPS, '190px'),
+                    padding=slider('padding', PADDING, 0, 8), hole=slider('hole', HOLE, 1, 28), angle=slider('angle', ANGLE, 0, 45))
+    c = SimpleNamespace(**controls)
+    return Explorer('augmentation', draw, controls, [[c.image, c.flip], [c.padding, c.hole, c.angle], [c.seed, c.epoch]])
+
+# %% ../nbs/12_explore.ipynb #12-065
 def layer_norms(
     model:nn.Module, # one of ours
 ) -> dict: # block -> (norm of its weights, norm of their latest gradients; 0 without any)
@@ -512,12 +551,7 @@ def layer_norms(
         sums[block] = sums.get(block, 0) + torch.stack(squares)
     return {block: tuple(s.sqrt().tolist()) for block, s in sums.items()}
 
-def _pictures(x, mean, std):
-    "Normalised (B,3,H,W) back to pixels, (B,H,W,3) uint8."
-    back = x.float().cpu().permute(0,2,3,1)*torch.tensor(std) + torch.tensor(mean)
-    return (back*255).round().clamp(0, 255).byte().numpy()
-
-# %% ../nbs/12_explore.ipynb #12-059
+# %% ../nbs/12_explore.ipynb #12-068
 class Stepper:
     "A `Training` that one worker thread drives. Wishes (`ask`) are fulfilled between two batches; `look` gives what there was to see after the latest."
     def __init__(self,
@@ -570,7 +604,7 @@ def _free(base):
     "The first of base-1, base-2 ... that is not there."
     return next(p for n in count(1) if not (p := base.with_name(f'{base.name}-{n}')).exists())
 
-# %% ../nbs/12_explore.ipynb #12-061
+# %% ../nbs/12_explore.ipynb #12-070
 @patch
 def begin(self:Stepper, folder:Path):
     "A new training, or the one that the folder holds. Raises ValueError if that is finished, or at work elsewhere."
@@ -606,7 +640,7 @@ def save(self:Stepper):
     write_history(self.folder/'history.csv', t.history)
     write_json(self.folder/'run.json', {**read_json(self.folder/'run.json'), 'edits': t.edits})
 
-# %% ../nbs/12_explore.ipynb #12-063
+# %% ../nbs/12_explore.ipynb #12-072
 @patch
 def work(self:Stepper):
     "Fulfil wishes and train, until closed."
@@ -664,7 +698,7 @@ def notice(self:Stepper):
         self.fresh = True
         self.tell()
 
-# %% ../nbs/12_explore.ipynb #12-072
+# %% ../nbs/12_explore.ipynb #12-081
 def _curves(seen):
     "Loss by batch, accuracy by epoch, and norms by block."
     fig = plots.Drawing(7.9, 2.3, 'constrained')
@@ -698,7 +732,7 @@ def step_picture(
         return below(label(words, 390, 12), *(beside(*tiles[i:i+8], gap=3) for i in range(0, len(tiles), 8)), gap=4)
     return below(_curves(seen), beside(sheet('this batch, as the network sees it', seen.batch), sheet('held out, the same each time', seen.held), gap=14))
 
-# %% ../nbs/12_explore.ipynb #12-075
+# %% ../nbs/12_explore.ipynb #12-084
 def _value(field, text):
     "A typed value for a field of a recipe. Raises ValueError if it is none."
     kind = {f.name: f.type for f in fields(Recipe)}[field]
@@ -759,13 +793,13 @@ def training_stepper(
     stepper.tell = _from_any_thread(draw)
     return page
 
-# %% ../nbs/12_explore.ipynb #12-081
+# %% ../nbs/12_explore.ipynb #12-090
 def app(
     run=None, # a Subject, the folder of a finished run, or None: see `subject`
 ) -> widgets.Tab:
     "The explorers behind tabs: what `cifar_app` shows as a web page."
     s = _subject(run)
-    pages = dict(Maps=gradcam_explorer(s), Mistakes=mistake_explorer(s), Training=training_stepper())
+    pages = dict(Maps=gradcam_explorer(s), Mistakes=mistake_explorer(s), Augmentation=augmentation_explorer(s), Training=training_stepper())
     tabs = widgets.Tab(list(pages.values()))
     for i, name in enumerate(pages): tabs.set_title(i, name)
     return tabs

@@ -17,6 +17,8 @@ import torch
 from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
+from .core import evaluating
+
 # %% ../nbs/09_gradcam.ipynb #09-013
 @contextmanager
 def tapped(layers:dict[str,nn.Module]):
@@ -37,16 +39,6 @@ def tapped(layers:dict[str,nn.Module]):
         for h in handles: h.remove()
 
 # %% ../nbs/09_gradcam.ipynb #09-018
-@contextmanager
-def _evaluating(model):
-    "In eval mode inside the block; every module's mode is as it was afterwards."
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try: yield
-    finally:
-        for m, mode in modes.items():                             # parents come before their children
-            if m.training != mode: m.train(mode)
-
 def map_layers(
     model:nn.Module,
     images:Tensor, # (B,C,H,W); the first is used
@@ -57,7 +49,7 @@ def map_layers(
     try:
         for name, module in model.named_modules():
             if name: handles.append(module.register_forward_hook(note(name)))
-        with _evaluating(model), torch.no_grad(): model(images[:1])
+        with evaluating(model), torch.no_grad(): model(images[:1])
     finally:
         for h in handles: h.remove()
     return found
@@ -127,7 +119,7 @@ def _signed_maps(model, images, targets, layer, method):
     if images.dim() != 4 or not len(images): raise ValueError(f'images must be (B,C,H,W) with at least one image, not {tuple(images.shape)}')
     model = _plain(model)
     layers = _resolve(model, images, layer)
-    with _evaluating(model), tapped(layers) as seen: logits = model(images)
+    with evaluating(model), tapped(layers) as seen: logits = model(images)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images): raise ValueError('the model must give logits (B,C), one row an image')
     for name in layers: _check_map(name, seen.get(name), model, images)
     acts = list(seen.values())
@@ -231,7 +223,7 @@ def receptive_fields(
         return out.clone()
     handle = module.register_forward_hook(hook)
     try:
-        with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        with evaluating(model), torch.inference_mode(False), torch.enable_grad():
             x = images.detach().clone().requires_grad_()
             model(x)
     finally: handle.remove()

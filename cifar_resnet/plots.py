@@ -194,6 +194,6 @@ def table(
     rows:list[dict], # each with the same keys, which become the header
 ) -> Markdown:
     "Rows as a Markdown table, as notebooks and GitHub show it; floats with four significant digits."
-    cell = lambda v: f'{v:.4g}' if isinstance(v, float) else f'{v:,}' if isinstance(v, int) else str(v)
+    cell = lambda v: f'{v:.4g}' if isinstance(v, float) else f'{v:,}' if type(v) is int else str(v)
     lines = [list(rows[0]), ['---']*len(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
     return Markdown('\n'.join(f'| {" | ".join(line)} |' for line in lines))

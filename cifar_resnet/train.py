@@ -25,7 +25,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .augment import FLIPS, albumentations_batches, batches, epoch_table, normalise
+from .augment import FLIPS, albumentations_batches, batches, draws, normalise
 from .core import home, pick_device, ranks, rng, seeded, summed
 from .data import VARIANTS, Images, mean_std, split
 from .evaluate import accuracy, predict
@@ -39,6 +39,7 @@ BEST = dict(STRICT, flip='alternating', optimiser='adamw', lr=2e-3, weight_decay
 RECIPES = dict(strict=STRICT, best=BEST)
 FOR_SHAPES10 = dict(variant='clean', epochs=35, width=16, batch_size=32, plateau_factor=.25)
 
+# %% ../nbs/08_train.ipynb #08-010
 @dataclass(frozen=True)
 class Recipe:
     "What is trained, on what, and how. Raises ValueError for a field that makes no sense."
@@ -86,7 +87,7 @@ class Recipe:
         what = {k: v for k,v in asdict(self).items() if k != 'seed'}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
-# %% ../nbs/08_train.ipynb #08-010
+# %% ../nbs/08_train.ipynb #08-012
 OPTIMISERS = dict(adam=partial(Adam, fused=True), adamw=partial(AdamW, fused=True), sgd=partial(SGD, momentum=.9, nesterov=True))
 CHOICES = dict(dataset=('cifar10', 'shapes10'), recipe=tuple(RECIPES), variant=VARIANTS, flip=FLIPS, optimiser=tuple(OPTIMISERS))
 AT_LEAST = dict.fromkeys(('seed', 'last_gain', 'weight_decay', 'warmup', 'clip', 'average', 'smoothing', 'plateau_patience', 'plateau_threshold', 'plateau_cooldown'), 0)
@@ -117,7 +118,7 @@ def recipe_from(fields_:dict) -> Recipe:
         if name not in known: raise ValueError(f'a recipe has no field {name!r}: choose from {", ".join(known)}')
     return Recipe(**fields_)
 
-# %% ../nbs/08_train.ipynb #08-022
+# %% ../nbs/08_train.ipynb #08-024
 def limited(parts, limit):
     "The first `limit` indices of each part; all of them for None. Raises ValueError if the first part has fewer."
     if limit and limit > len(parts[0]): raise ValueError(f'limit {limit:,} is larger than the data: there are {len(parts[0]):,} training images')
@@ -128,7 +129,7 @@ def half_type(device):
     if device.type != 'cuda': return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
-# %% ../nbs/08_train.ipynb #08-025
+# %% ../nbs/08_train.ipynb #08-027
 ENGINES = dict(eager=lambda model: model, rows=by_rows, compile=torch.compile, graph=partial(torch.compile, mode='reduce-overhead'))
 
 def engine_of(model, engine:str):
@@ -138,7 +139,7 @@ def engine_of(model, engine:str):
         model = ENGINES[name](model)
     return model
 
-# %% ../nbs/08_train.ipynb #08-028
+# %% ../nbs/08_train.ipynb #08-030
 def first_model(recipe:Recipe, num_classes:int):
     "The network that a filled recipe begins with, its random weights drawn from PyTorch's generator."
     r = recipe
@@ -147,7 +148,7 @@ def first_model(recipe:Recipe, num_classes:int):
         if isinstance(m, Block) and r.last_gain != 1: torch.nn.init.constant_(m.convs[-1].weight, r.last_gain)
     return model
 
-# %% ../nbs/08_train.ipynb #08-030
+# %% ../nbs/08_train.ipynb #08-032
 PARTS = 'model', 'averaged', 'opt', 'plateau', 'scaler'     # what a checkpoint asks for its state
 
 class Training:
@@ -189,7 +190,7 @@ class Training:
         self.saved, self.saved_at = time.monotonic(), None
         self.open_epoch()
 
-# %% ../nbs/08_train.ipynb #08-032
+# %% ../nbs/08_train.ipynb #08-034
 @patch
 def open_epoch(self:Training, at=0, losses=(), right=0, seconds=0.):
     "Begin epoch `self.epoch` (from 0), or go on with it after batch `at`."
@@ -198,11 +199,11 @@ def open_epoch(self:Training, at=0, losses=(), right=0, seconds=0.):
     self.losses = torch.zeros(-(-n//bs), device=self.device)
     self.losses[:at] = torch.as_tensor(losses, device=self.device)
     order = torch.from_numpy(rng('order', seed, self.epoch).permutation(n))[at*bs:].to(self.device)
-    table = torch.from_numpy(epoch_table(n, seed, self.epoch, self.recipe.flip)).to(self.device)
+    table = torch.from_numpy(draws(n, seed, self.epoch, self.recipe.flip)).to(self.device)
     args = self.images, self.labels, order, table, bs, self.mean, self.std, slice(self.rank, None, self.world)
     self.stream = batches(*args) if self.workers is None else albumentations_batches(*args, workers=self.workers)
 
-# %% ../nbs/08_train.ipynb #08-034
+# %% ../nbs/08_train.ipynb #08-036
 @patch
 def learn(self:Training, x, y):
     "One step of gradient descent on a batch -> its loss, 0-dim, on the device."
@@ -231,7 +232,7 @@ def step(self:Training):
     if self.at == len(self.losses): self.close_epoch()
     return loss
 
-# %% ../nbs/08_train.ipynb #08-035
+# %% ../nbs/08_train.ipynb #08-037
 @patch(as_prop=True)
 def steps(self:Training):
     "How many batches were trained on so far."
@@ -267,7 +268,7 @@ def blend(self:Training):
     get_ema_multi_avg_fn(decay)([*self.averaged.parameters()], [*self.model.parameters()], None)
     for a, b in zip(self.averaged.buffers(), self.model.buffers()): a.copy_(b)
 
-# %% ../nbs/08_train.ipynb #08-037
+# %% ../nbs/08_train.ipynb #08-039
 @patch
 def close_epoch(self:Training):
     "Look at the held-out images, keep the weights if they are the best so far, tell the plateau, write a row of history."
@@ -287,7 +288,7 @@ def close_epoch(self:Training):
     self.epoch += 1
     self.open_epoch()
 
-# %% ../nbs/08_train.ipynb #08-039
+# %% ../nbs/08_train.ipynb #08-041
 @patch
 def not_finite(self:Training, batch):
     "Raise FloatingPointError, naming epoch and batch (from 0)."
@@ -301,7 +302,7 @@ def check_finite(self:Training):
     if bad: self.not_finite(bad[0])
     if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all(): self.not_finite(self.at - 1)
 
-# %% ../nbs/08_train.ipynb #08-041
+# %% ../nbs/08_train.ipynb #08-043
 @patch
 def parts(self:Training):
     "The states of all parts; without an average, nothing is said twice."
@@ -319,7 +320,7 @@ def save(self:Training):
         save_checkpoint(self.folder/'checkpoints', state, self.steps + len(self.edits))
     self.saved, self.saved_at = time.monotonic(), here
 
-# %% ../nbs/08_train.ipynb #08-043
+# %% ../nbs/08_train.ipynb #08-045
 def _alike(found, wanted):
     "The same keys, types and shapes, and nothing that is no number."
     if isinstance(wanted, dict): return isinstance(found, dict) and found.keys() == wanted.keys() and all(_alike(found[k], wanted[k]) for k in wanted)
@@ -341,7 +342,7 @@ def _check_state(self, state):
         if not _alike(state[part], like): raise ValueError(f'its {part} is not what a run of this recipe has there')
     if not (0 <= state['right'] <= at*self.recipe.batch_size and state['best'].get('epoch', 0) <= epoch): raise ValueError('it counts what has not happened yet')
 
-# %% ../nbs/08_train.ipynb #08-044
+# %% ../nbs/08_train.ipynb #08-046
 @patch(cls_method=True)
 def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw):
     "Go on from the newest usable checkpoint of a run. Raises FileNotFoundError without one, ValueError for other data or a checkpoint that is none of ours."
@@ -361,7 +362,7 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', **kw)
         raise ValueError(f'the checkpoint in {folder} does not fit: {why}') from e
     return self
 
-# %% ../nbs/08_train.ipynb #08-046
+# %% ../nbs/08_train.ipynb #08-048
 @patch
 def run_epoch(self:Training, stop=None):
     "Step to the end of the epoch -> its history row. SIGINT or SIGTERM: save after the batch, then KeyboardInterrupt. (`stop`: the event of `stop_signals`, if that is in force already.)"
@@ -381,7 +382,7 @@ def __iter__(self:Training):
         while self.epoch < self.recipe.epochs: yield self.run_epoch(stop)
         if stop.is_set(): raise KeyboardInterrupt(f'stopped after epoch {self.epoch}')
 
-# %% ../nbs/08_train.ipynb #08-049
+# %% ../nbs/08_train.ipynb #08-051
 @patch
 def shared(self:Training, net):
     "`net`, its gradients averaged over all processes if there are several. Raises ValueError for what cannot be shared."
@@ -402,7 +403,7 @@ def agreed(self:Training, wish:bool) -> bool:
     "Whether any process wishes it."
     return wish if self.world == 1 else bool(summed(torch.tensor(float(wish))))
 
-# %% ../nbs/08_train.ipynb #08-085
+# %% ../nbs/08_train.ipynb #08-087
 EDITABLE = tuple('lr weight_decay clip smoothing epochs flip plateau_factor plateau_patience plateau_threshold plateau_cooldown plateau_start'.split())
 
 @patch
@@ -424,7 +425,7 @@ def edit(self:Training, field:str, value):
     self.take_over(self.steps, field, self.rate if field == 'lr' else getattr(self.recipe, field, None), value)
     if field == 'flip': self.open_epoch()
 
-# %% ../nbs/08_train.ipynb #08-106
+# %% ../nbs/08_train.ipynb #08-108
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:

@@ -27,10 +27,10 @@ def train():
 if __name__ == '__main__':
     if sys.argv[1:] == ['train']: sys.exit(train())
     if sys.argv[1:] not in ([], ['--publish']): sys.exit(__doc__)
-    table = []
+    table, usual = [], None
     for name, env in CONDITIONS.items():
         first, weights, loss, accuracy, capability = pickle.loads(subprocess.run([sys.executable, __file__, 'train'], env={**os.environ, **env}, stdout=subprocess.PIPE, check=True).stdout)
-        usual = (first, weights) if not table else usual
+        usual = usual or (first, weights)
         table.append({'condition': name, 'instructions': capability, 'same bits': 'yes' if (weights == usual[1]).all() else 'no', 'first loss differs by': abs(first - usual[0]),
                       'a weight differs by at most': float(abs(weights - usual[1]).max()), 'held-out loss': loss, 'held-out accuracy': accuracy})
         print(table[-1], flush=True)

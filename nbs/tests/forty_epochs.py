@@ -27,10 +27,9 @@ import torch
 import torch._dynamo
 
 from cifar_resnet.benchmarks import cold_start, in_turn, our_loop
-from cifar_resnet.cli import _publish
 from cifar_resnet.core import pick_device
 from cifar_resnet.data import cifar10, shapes10
-from cifar_resnet.job import draw_figures, release, sweep
+from cifar_resnet.job import draw_figures, publish, release, sweep
 from cifar_resnet.model import NORMS, WEIGHTS
 from cifar_resnet.runs import read_json, write_json
 from cifar_resnet.train import Recipe, load_run
@@ -138,16 +137,16 @@ def final(w, seeds=1):
             here.with_name(f'{here.name}.part').rename(here)
     w.note(final=w.sweep('final', {track: w.recipe(track) for track in SEARCH}, list(range(seeds)), read_test=True))
     w.need(0 if w.small else 30)
-    publish(w)
+    into_the_repository(w)
 
 
-def publish(w):
+def into_the_repository(w):
+    "Figures and numbers of seed 0 of both recipes, the weights of the best one, and what was found on the way."
     test = shapes10()[1].take(slice(TINY['limit'])) if w.small else cifar10(w.data_dir)[1]
     for track in SEARCH:
         run, folder = load_run(w.work/'final'/f'{track}-0'), Path(w.results)/f'cifar10-{track}'
         if not (run.folder/'gradcam.png').exists(): draw_figures(run, test)
-        folder.mkdir(parents=True, exist_ok=True)
-        _publish(run, folder)
+        publish(run, folder)
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
     print('weights:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)

@@ -20,6 +20,7 @@ GOAL = .9
 
 # What is asked about a mutant of each room: notebooks, and arguments of pytest. The room's own notebook comes first; then whoever uses the room.
 CHECKS = {
+    '00_core': ['00_core.ipynb', '06_evaluate.ipynb', '09_gradcam.ipynb'],
     '01_plots': ['01_plots.ipynb', 'test_figures.py'],
     '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
     '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays or notes"', '04_augment.ipynb', '11_job.ipynb'],
@@ -37,6 +38,14 @@ CHECKS = {
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
 MUTANTS = {
+    '00_core': [
+        ('a look with dropout', 'model.eval()', 'model.train()'),
+        ('a look leaves the model in eval mode', 'if m.training != mode: m.train(mode)', 'pass'),
+        ('a look puts every module into train mode', 'if m.training != mode: m.train(mode)', 'm.train()'),
+        ('modules are not told their mode', 'if m.training != mode: m.train(mode)', 'm.training = mode'),
+        ('a module in two places has the mode of the last', 'model.named_modules(remove_duplicate=False)', 'model.named_modules()'),
+        ('after an error the model stays in eval mode', '    try: yield\n    finally:\n        for m, mode in modes:', '    yield\n    if True:\n        for m, mode in modes:'),
+    ],
     '01_plots': [
         ('charts in full colour', '    fig.few_colours = True\n', ''),
         ('pictures with a palette', 'few_colours = False', 'few_colours = True'),
@@ -46,6 +55,7 @@ MUTANTS = {
         ('reliability: confidence and accuracy exchanged', 'sure, right = bins', 'right, sure = bins'),
         ('reliability: after for before', '(before, after), (', '(after, before), ('),
         ('the strip counts by the edges of bins', '(np.arange(len(bins)) + .5)/len(bins)', 'np.arange(len(bins))/len(bins)'),
+        ('a table says 1 for True', 'if type(v) is int else', 'if isinstance(v, int) else'),
     ],
     '02_fetch': [
         ('a file that is there is taken without its hash', 'if path.exists() and file_hash(path) == sha256: return', 'if path.exists(): return'),
@@ -102,6 +112,8 @@ MUTANTS = {
         ('divided by std before the mean is subtracted', '(images.float()/255 - mean)/std', 'images.float()/255/std - mean'),
         ('a draw belongs to a place in the batch, not to an image', 'augment(images[i], table[i], mean, std)', 'augment(images[i], table[:len(i)], mean, std)'),
         ('labels in another order than images', 'yield augment(images[i], table[i], mean, std), labels[i]', 'yield augment(images[i], table[i], mean, std), labels[i.sort().values]'),
+        ('the table forgets the mirror', 'flips(n, seed, epoch, flip)])', 'flips(n, seed, epoch)])'),
+        ('no mirror images by albumentations', "dict(flip=bool(data['draw'][5]))", 'dict(flip=False)'),
         ('a last batch that is smaller is left out', 'for i in order.split(bs)]', 'for i in order.split(bs) if len(i) == bs]'),
     ],
     '05_model': [
@@ -129,11 +141,8 @@ MUTANTS = {
         ('labels trusted without limit', ', label_smoothing=1/(len(labels)+2)', ''),
         ('probabilities divided by the temperature', '(logits/temperature).softmax(1)', 'logits.softmax(1)/temperature'),
         ('every bin counts alike in the ECE', '.abs() * sums[0]).sum().item()/len(labels)', '.abs()).mean().item()'),
-        ('predict with dropout', 'model.eval()', 'model.train()'),
-        ('predict leaves the model in eval mode', 'if m.training != mode: m.train(mode)', 'pass'),
-        ('predict puts every module into train mode', 'if m.training != mode: m.train(mode)', 'm.train()'),
-        ('modules are not told their mode', 'if m.training != mode: m.train(mode)', 'm.training = mode'),
-        ('a module in two places has the mode of the last', 'model.named_modules(remove_duplicate=False)', 'model.named_modules()'),
+        ('predict with dropout', 'with evaluating(model), torch.inference_mode()', 'with torch.inference_mode()'),
+        ('logits that can enter no graph', 'return logits.clone()', 'return logits'),
         ('views without mirror images', 'view.flip(-1)', 'view'),
         ('views upside down', 'view.flip(-1)', 'view.flip(-2)'),
         ('all views count alike', 'pair(x)/2 + pair(wide[...,2:,2:])/4 + pair(wide[...,:H,:W])/4', '(pair(x) + pair(wide[...,2:,2:]) + pair(wide[...,:H,:W]))/3'),
@@ -178,7 +187,7 @@ MUTANTS = {
         ('resumed with other data', "if state['data_sha256'] != self.data_sha256: raise", "if not state['data_sha256']: raise"),
         ('the same order in every epoch', "rng('order', seed, self.epoch)", "rng('order', seed)"),
         ('the same order for every seed', "rng('order', seed, self.epoch)", "rng('order', self.epoch)"),
-        ('the same augmentation in every epoch', 'epoch_table(n, seed, self.epoch, ', 'epoch_table(n, seed, 0, '),
+        ('the same augmentation in every epoch', 'draws(n, seed, self.epoch, ', 'draws(n, seed, 0, '),
         ('the same first weights for every seed', "seeded('init', r.seed)", "seeded('init', 0)"),
         ('no weight decay', ', weight_decay=r.weight_decay', ''),
         ('patience and cooldown exchanged', 'patience=r.plateau_patience, threshold=r.plateau_threshold, cooldown=r.plateau_cooldown', 'patience=r.plateau_cooldown, threshold=r.plateau_threshold, cooldown=r.plateau_patience'),
@@ -226,7 +235,7 @@ MUTANTS = {
         ('hooks stay on the layers', 'yield seen\n    finally:\n        for h in handles: h.remove()', 'yield seen\n    finally: pass'),
         ('map_layers leaves its hooks', 'for h in handles: h.remove()\n    return found', 'pass\n    return found'),
         ('receptive_fields leaves its hook', '    finally: handle.remove()', '    finally: pass'),
-        ('the model is in train mode afterwards', 'if m.training != mode: m.train(mode)', 'm.train()'),
+        ('maps of a model that trains', 'with evaluating(model), tapped(layers)', 'with tapped(layers)'),
         ('does not work in inference mode', 'torch.inference_mode(False), torch.no_grad()', 'torch.no_grad()'),
         ('a map of 1×1 is a map', 'out[0,0].numel()>1', 'out[0,0].numel()>0'),
         ('the first layer that returns a map, not the last', 'list(found)[-1]', 'list(found)[0]'),
@@ -296,7 +305,7 @@ MUTANTS = {
         ('explain: maps of other classes than named', "'all', relu=False)[0, best]", "'all', relu=False)[0, :top]"),
         ("checkpoints of another recipe's run are taken", 'if other := _difference(asdict(training.recipe), asdict(recipe)): raise', 'if False: raise'),
         ('run.json does not say where a run was resumed', "about['resumed_at'] + [training.epoch + training.at/len(training.losses)]", "about['resumed_at']"),
-        ('a finished run is finished again', "if about['finished'] and (about['test_reads'] or not read_test): return", 'if False: return'),
+        ('a finished run is finished again', "about['finished'] and (about['test_reads'] or not read_test)", 'False'),
         ('logits of a lost run are kept for the new one', "for stale in ('logits.safetensors', 'weights.safetensors')", 'for stale in ()'),
         ('`limit` spares the test images', 'TestSet(test.take(slice(full.limit)), folder)', 'TestSet(test, folder)'),
         ('test images that nobody was to read are read', 'if read_test and not test.reads', 'if not test.reads'),
@@ -313,6 +322,13 @@ MUTANTS = {
         ('a sweep opens the test set', 'dict(options, read_test=read_test)', 'options'),
         ('a run that failed counts as a run', "runs = [row for row in rows.values() if 'error' not in row]", 'runs = list(rows.values())'),
         ('a sweep goes on when time is up', 'if (left := until - time.time()) <= 0: return None', 'left = max(1, until - time.time())'),
+        ('figures that are missing are not drawn', "if done and (ranks()[0] or not draw or all((folder/f'{name}.png').exists() for name in FIGURES))", 'if done'),
+        ('a run is sealed anew for its figures', "if done:\n", 'if False:\n'),
+        ('figures are not published', "'summary.txt', *(f'{each}.png' for each in FIGURES)", "'summary.txt'"),
+        ('room for an average that is not kept', '4 + (t.averaged is not t.model)', '5'),
+        ('a folder with something else is written to', "any(p.name != 'checkpoints' for p in folder.iterdir())", 'False'),
+        ('an unfinished run is gone on with unasked', "if not resume and not about['finished']: raise", 'if False: raise'),
+        ('resumed where no run is', 'if resume: raise', 'if False: raise'),
     ],
     '14_benchmarks': [
         ('the clock does not wait for the GPU', "if device.type == 'cuda': torch.cuda.synchronize(device)", 'pass'),

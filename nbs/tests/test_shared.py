@@ -13,14 +13,12 @@ from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training, load_run
 
 FLAGS = '--dataset shapes10 --recipe best --width 4 --epochs 3 --batch_size 20 --limit 75 --device cpu'.split()      # last batches of 15: 8 and 7
-RUN = 'import sys; from cifar_resnet.cli import main; sys.exit(main())'
+COMMAND = shutil.which('cifar_resnet', path=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])) or 'cifar_resnet'        # this environment's own, if it has one
 
 
 def torchrun(folder, *flags, processes=2, **kw):
-    "The command in several processes, as `torchrun` starts them."
-    script = Path(folder).parent/'command.py'
-    script.write_text(RUN)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', str(script), *FLAGS, '--out', str(folder), *flags]
+    "The command in several processes, started as the README does."
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', '--no-python', COMMAND, *FLAGS, '--out', str(folder), *flags]
     return subprocess.Popen(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
 
 

@@ -1,5 +1,6 @@
 "A sweep: several at a time, stopped and gone on with; and the command for forty epochs, which is made of sweeps."
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-import forty_epochs
+import forty_epochs, levers
 from cifar_resnet import job as job_module
 from cifar_resnet.cli import main, sweep_main
 from cifar_resnet.job import job, judge, report, sweep
 from cifar_resnet.runs import read_json
-from cifar_resnet.train import load_run
+from cifar_resnet.train import Recipe, load_run
 from processes import finish, start, wait_for
 
 TINY = dict(dataset='shapes10', width=2, epochs=2, limit=80, batch_size=40)
@@ -116,3 +117,11 @@ def test_forty_epochs_in_pieces(tmp_path, monkeypatch):
 
 def test_small_results_are_kept_apart():
     with pytest.raises(SystemExit): forty_epochs.main(['--small'])
+
+
+def test_levers_are_the_fields_that_differ():
+    recipe = asdict(Recipe(recipe='best', plateau_factor=.25, strides='1,1,2,2', **levers.COMMON).filled())
+    assert levers.flags(recipe) == '--recipe best --strides 1,1,2,2 --plateau_factor 0.25'
+    assert levers.flags(asdict(Recipe(**levers.COMMON).filled())) == '(none)'
+    for other in (dict(seed=1), dict(width=8)):
+        with pytest.raises(ValueError, match='cannot be compared'): levers.flags({**recipe, **other})
