@@ -1,5 +1,5 @@
 """Servers and a browser for the tests and measurements of the explorers. They ask this machine alone: the browser finds no other."""
-import json, os, re, select, shutil, signal, socket, subprocess, sys, time
+import json, os, re, select, shutil, signal, socket, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,11 +43,14 @@ def end(process, by=signal.SIGINT, within=30):
 @contextmanager
 def app_server(*flags):
     "The command `cifar_app` on a free port: yields its address, as it prints it."
-    process = subprocess.Popen([sys.executable, '-c', APP, '--port', '0', '--no_browser', *flags], stdout=subprocess.PIPE, text=True)
-    try:
-        if not select.select([process.stdout], [], [], STARTING_S)[0]: raise TimeoutError(f'cifar_app said nothing for {STARTING_S} s')
-        yield re.match(r'http://\S+', process.stdout.readline())[0]
-    finally: end(process)
+    with tempfile.TemporaryDirectory() as folder:                      # what is trained by hand lands there
+        process = subprocess.Popen([sys.executable, '-c', APP, '--port', '0', '--no_browser', *flags], stdout=subprocess.PIPE, text=True, cwd=folder)
+        try:
+            if not select.select([process.stdout], [], [], STARTING_S)[0]: raise TimeoutError(f'cifar_app said nothing for {STARTING_S} s')
+            line = process.stdout.readline()
+            if not line.startswith('http'): raise RuntimeError(f'cifar_app did not start (exit code {process.wait()}): it says why above')
+            yield line.split()[0]
+        finally: end(process)
 
 
 @contextmanager

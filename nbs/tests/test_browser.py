@@ -203,6 +203,11 @@ def test_a_slider_by_the_mouse(augmentation):
 def press(training, name): training.get_by_role('button', name=name, exact=True).click()
 
 
+def pause(training, name='Pause'):
+    press(training, name)
+    training.get_by_text('Paused.').wait_for(timeout=5000)              # the batch that was on its way, and a drawing
+
+
 def test_one_batch(training):
     old, said = shown(training), message(training).inner_text()
     press(training, 'One batch')
@@ -214,13 +219,11 @@ def test_run_and_pause(training):
     pictures = {shown(training)}
     press(training, 'Run')
     while len(pictures) < 4: pictures.add(changed(training, shown(training), 30))
-    press(training, 'Pause')
-    training.page.wait_for_timeout(1000)                                # the batch that was on its way
+    pause(training)
     still(training)
     press(training, 'Run')                                              # and on
     changed(training, shown(training), 30)
-    press(training, 'Pause')
-    training.page.wait_for_timeout(1000)
+    pause(training)
 
 
 def test_the_page_answers_while_a_network_trains(visit):
@@ -234,8 +237,7 @@ def test_the_page_answers_while_a_network_trains(visit):
     assert time.monotonic() - start < 5
     maps.get_by_label('class', exact=True).select_option(index=0)
     training = open_tab(page, 'Training')
-    press(training, 'Stop')
-    page.wait_for_timeout(1000)
+    pause(training, 'Stop')
     still(training, 1)
     press(training, 'Reset')
     changed(training, shown(training))
