@@ -1,0 +1,120 @@
+"""How fast the explorers answer a click, in a browser, and what they look like.
+
+    pip install -e '.[browser]'                                  # and a Chromium or Chrome
+    python nbs/tests/explorers_browser.py                        # print the latencies
+    python nbs/tests/explorers_browser.py --publish              # and write them to nbs/results/explorers_browser.json
+    python nbs/tests/explorers_browser.py --pictures DIR         # draw each explorer at two widths in two themes, instead
+"""
+import io, os, platform, sys
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+from PIL import Image
+
+from browsing import TABS, app_server, browser, changed, missing, open_app, open_tab, picture, shown, slider
+
+ROUNDS, WIDTHS, THEMES, MOST_BYTES = 20, (1280, 800), ('light', 'dark'), 120_000
+# The page's own clock, from the event that a person causes to the first picture that is loaded after it.
+CLOCK = '''img => {
+    const clock = window.cifarClock = {start: null, end: null};
+    for (const kind of ['click', 'change', 'keydown']) document.addEventListener(kind, e => { clock.start ??= e.timeStamp }, true);
+    img.addEventListener('load', () => { if (clock.start !== null) clock.end ??= performance.now() });
+}'''
+
+
+def took(explorer, act) -> float: # ms
+    "How long after the event the picture was another one."
+    page, old = explorer.page, shown(explorer)
+    page.evaluate('Object.assign(cifarClock, {start: null, end: null})')
+    act()
+    changed(explorer, old)
+    page.wait_for_function('cifarClock.end !== null')
+    page.wait_for_timeout(150)
+    return page.evaluate('cifarClock.end - cifarClock.start')
+
+
+def ways(explorer, tab):
+    "What a visitor does there: (what, [an act for each round])."
+    def option(name):
+        select = explorer.get_by_label(name, exact=True)
+        n, now = select.locator('option').count(), select.evaluate('s => s.selectedIndex')
+        return [lambda i=i: select.select_option(index=i) for i in range(n) if i != now]
+    def keys(name): return [lambda key=key: slider(explorer, name).press(key) for key in ['ArrowRight']*(ROUNDS//2) + ['ArrowLeft']*(ROUNDS//2)]
+    def click(name): return [lambda: explorer.get_by_role('button', name=name, exact=True).click()]*ROUNDS
+    def cells():
+        there = explorer.locator('button[title*="predicted"]:not([disabled])')
+        return [lambda i=i: there.nth(i).click() for i in range(ROUNDS)]
+    return dict(Maps=lambda: [('choose a layer', option('layer')[::-1]), ('show another image', click('Random mistake'))],
+                Mistakes=lambda: [('open a cell of the confusion matrix', cells())],
+                Augmentation=lambda: [('move the angle slider', keys('angle'))],
+                Training=lambda: [('train on one batch', click('One batch'))])[tab]()
+
+
+def measure(page):
+    "A row for each thing that a visitor does."
+    rows = []
+    for tab in TABS:
+        explorer = open_tab(page, tab)
+        picture(explorer).evaluate(CLOCK)
+        for what, acts in ways(explorer, tab):
+            ms = [took(explorer, act) for act in acts[:ROUNDS]]
+            rows.append(dict(what=f'{tab}: {what}', median_ms=round(median(ms)), worst_ms=round(max(ms)), n=len(ms)))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def small(data):
+    "A screenshot with a palette, as small as need be: fewer colours until it fits."
+    image = Image.open(io.BytesIO(data)).convert('RGB')
+    for colours in (256, 128, 64, 32, 16):
+        out = io.BytesIO()
+        image.quantize(colours, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+        if out.tell() <= MOST_BYTES: break
+    return out.getvalue()
+
+
+def draw(folder):
+    "A PNG of each explorer, each width and each theme; those of the light theme at 1280 are explorer-NAME.png, for README."
+    folder.mkdir(parents=True, exist_ok=True)
+    with browser() as b:
+        for theme in THEMES:
+            with app_server('--theme', theme) as address:
+                for width in WIDTHS:
+                    page = b.new_page(viewport=dict(width=width, height=1400))
+                    open_app(page, address)
+                    for tab, kind in TABS.items():
+                        explorer = open_tab(page, tab)
+                        if tab == 'Training':
+                            for _ in range(5): took_batch(explorer)
+                        page.mouse.move(0, 0)
+                        page.wait_for_timeout(300)
+                        end = explorer.bounding_box()
+                        height = min(1400, end['y'] + end['height'] + 20)
+                        name = f'explorer-{kind}' + ('' if (theme, width) == ('light', 1280) else f'-{theme}-{width}')
+                        data = small(page.screenshot(clip=dict(x=0, y=0, width=width, height=height)))
+                        (folder/f'{name}.png').write_bytes(data)
+                        print(f'{name}.png {len(data)/1000:.0f} kB', flush=True)
+                    page.close()
+
+
+def took_batch(explorer):
+    old = shown(explorer)
+    explorer.get_by_role('button', name='One batch', exact=True).click()
+    changed(explorer, old)
+
+
+if __name__ == '__main__':
+    args = sys.argv[1:]
+    if args[:1] not in ([], ['--publish'], ['--pictures']) or len(args) != {'--pictures': 2}.get(*args[:1] or [''], len(args[:1])): sys.exit(__doc__)
+    if why := missing('voila', 'playwright'): sys.exit(f'explorers_browser.py: {why}')
+    if args[:1] == ['--pictures']: sys.exit(draw(Path(args[1])))
+    with app_server() as address, browser() as b:
+        page = b.new_page(viewport=dict(width=1280, height=1000))
+        open_app(page, address)
+        found = dict(command='python nbs/tests/explorers_browser.py --publish', browser=f'Chromium {b.version}', cpus=os.cpu_count(), machine=platform.machine(), threads=torch.get_num_threads(),
+                     versions={p: version(p) for p in ('torch', 'ipywidgets', 'voila', 'playwright')}, table=measure(page))
+    if args == ['--publish']:
+        from cifar_resnet.runs import write_json
+        write_json(Path(__file__).parent.parent/'results'/'explorers_browser.json', found)
