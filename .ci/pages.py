@@ -32,9 +32,11 @@ if 'google.colab' in str(get_ipython()):
 
 
 def linked(path):
-    "A notebook's JSON text, with its badge and Colab cell as settings.ini has them."
+    "A notebook's JSON text, with its badge and Colab cell as settings.ini has them, and without widgets."
     nb = nbformat.read(path, 4)
+    nb.metadata.pop('widgets', None)
     for cell in nb.cells:
+        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]       # GitHub has no kernel to show them
         if cell.cell_type == 'markdown':
             if cell.source.startswith('<!-- badges -->'): cell.source = BADGES
             cell.source = re.sub(r'git clone https://\S+ && cd \S+', f"git clone {CFG['git_url']} && cd {CFG['repo']}", cell.source)

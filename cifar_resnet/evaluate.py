@@ -82,7 +82,7 @@ def confusion_counts(
     "The confusion matrix."
     return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
 
-# %% ../nbs/06_evaluate.ipynb #06-034
+# %% ../nbs/06_evaluate.ipynb #06-035
 def _measured(right, n):
     "An accuracy with all that belongs to it."
     low, high = wilson(right, n)
@@ -98,7 +98,7 @@ def class_accuracies(
     names = range(len(counts)) if classes is None else classes
     return [{'class': name, **_measured(row[c], row.sum())} for c, (name, row) in enumerate(zip(names, counts, strict=True)) if row.sum()]
 
-# %% ../nbs/06_evaluate.ipynb #06-040
+# %% ../nbs/06_evaluate.ipynb #06-041
 def confused_pairs(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -112,7 +112,7 @@ def confused_pairs(
     names = range(len(counts)) if classes is None else classes
     return [dict(true=names[t], predicted=names[p], images=int(wrong[t,p]), share=float(wrong[t,p]/counts[t].sum())) for t, p in pairs if wrong[t,p]]
 
-# %% ../nbs/06_evaluate.ipynb #06-045
+# %% ../nbs/06_evaluate.ipynb #06-046
 def accuracy_without(
     logits:Tensor, # (N,C)
     labels:Tensor, # (N,)
@@ -123,7 +123,7 @@ def accuracy_without(
     if not len(kept): raise ValueError(f'no image is left of {len(labels)}: leave fewer out')
     return _measured((logits.argmax(1) == labels)[kept].sum().item(), len(kept))
 
-# %% ../nbs/06_evaluate.ipynb #06-050
+# %% ../nbs/06_evaluate.ipynb #06-051
 def fit_temperature(
     logits:Tensor, # (N,C) of held-out images
     labels:Tensor, # (N,)
@@ -139,7 +139,7 @@ def confidence(
     "Class probabilities at a temperature."
     return (logits/temperature).softmax(1)
 
-# %% ../nbs/06_evaluate.ipynb #06-055
+# %% ../nbs/06_evaluate.ipynb #06-056
 def calibration(
     probabilities:Tensor, # (N,C)
     labels:Tensor,        # (N,)

@@ -249,7 +249,7 @@ def choice(name, options, width='240px'): return widgets.Dropdown(options=option
 
 def toggle(name, options):
     "A few options side by side."
-    return widgets.ToggleButtons(options=options, description=name, layout=dict(width='auto'), style=dict(description_width='initial', button_width='auto'))
+    return widgets.ToggleButtons(options=options, description=name, layout=dict(width='auto', flex_flow='row nowrap', margin='0 12px 0 0'), style=dict(description_width='initial', button_width='auto'))
 
 def button(name, does, help_='', **kw):
     "A button; `does()` is called when it is clicked."
@@ -479,12 +479,13 @@ def mistake_explorer(
         words = f'{len(there):,} image{"s"*(len(there) != 1)} of the class {classes[t]}, called {classes[p]}. Number {(page-1)*PAGE + chosen + 1} is image {i}, {sure[on_page][chosen]:.0%} sure'
         return cell_picture(s, there[on_page], sure[on_page], chosen, facts(i, t, p), (page-1)*PAGE + 1), words + (f'; {known}.' if (known := doubts(s, i)) else '.')
 
+    def pages(t, p): return -(-int(counts[t,p])//PAGE)
     def numbers(page, there): return [(f'{n+1}{"*" if doubts(s, there[n]) else ""}', n % PAGE) for n in range((page-1)*PAGE, min(page*PAGE, len(there)))]
     def opened(t, p):
         there, _ = cells(t, p)
         explorer.quiet = True
-        page.max = -(-len(there)//PAGE)
-        cell.value, page.value = (t, p), 1
+        cell.value, page.value, page.max = (t, p), 1, pages(t, p)
+        page.layout.display = 'none' if page.max == 1 else ''
         chosen.options = numbers(1, there)
         explorer.put(chosen=0)
     def turned(change):
@@ -493,7 +494,7 @@ def mistake_explorer(
         chosen.options = numbers(change['new'], cells(*cell.value)[0])
         explorer.put(chosen=0)
 
-    cell, page = widgets.fixed(begin), slider('page', 1, 1, -(-int(counts[begin])//PAGE), live=False)
+    cell, page = widgets.fixed(begin), slider('page', 1, 1, pages(*begin), live=False)
     chosen = toggle('image', numbers(1, cells(*begin)[0]))
     matrix = _matrix(counts, classes, begin, opened)
     explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen]], matrix)

@@ -34,7 +34,7 @@ from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies
 from .fetch import file_hash
 from .gradcam import contrast, gradcam, overlay
 from .model import load_weights, summary, weights_file, weights_metadata
-from .runs import RESULTS, SCHEMA, TEST_RESULTS, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
+from .runs import RESULTS, SCHEMA, TEST_RESULTS, check_files, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
 from .train import Recipe, Training, limited, load_run, read_about, recipe_from
 
 # %% ../nbs/11_job.ipynb #11-008
@@ -241,6 +241,7 @@ def job(
     if done:
         with _writing(folder, 'mend that, then the same command goes on'): return _drawn(load_run(folder), held, test)
     options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, engine=engine, budget_s=budget_s)
+    if about and about['finished']: check_files(about, folder)                       # before they are sealed anew
     finished, begun = about and about['finished'], about and any((folder/'checkpoints').glob('*.pt'))
     training = None if finished or begun else Training(full, train, **options)       # before anything is written
     summed(torch.zeros(1))                                                           # if several share the run: all have seen the folder as it was
@@ -325,7 +326,7 @@ def _drawn(run, held, test):
     draw_figures(run, test.look() if test.reads else held)
     return run
 
-# %% ../nbs/11_job.ipynb #11-049
+# %% ../nbs/11_job.ipynb #11-050
 def release(
     run:SimpleNamespace, # of `load_run`
     path:str|Path,       # the file to write
@@ -343,7 +344,7 @@ def release(
     write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
     return dict(weights_metadata(path), sha256=file_hash(path), bytes=path.stat().st_size)
 
-# %% ../nbs/11_job.ipynb #11-053
+# %% ../nbs/11_job.ipynb #11-054
 def spread(
     values:list, # numbers, one a run
 ) -> dict: # mean; sd and ci95 [low, high] are None for a single value
@@ -354,7 +355,7 @@ def spread(
     half = float(stats.t.ppf(.975, n-1)*sd/math.sqrt(n))
     return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
 
-# %% ../nbs/11_job.ipynb #11-056
+# %% ../nbs/11_job.ipynb #11-057
 SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 'test_accuracy', 'test_accuracy_tta', 'test_loss', 'train_seconds', 'engine', 'hardware', 'git_revision'
 
 def sweep(
@@ -379,7 +380,7 @@ def sweep(
             _write_sweep(out, rows, plan)
         return _write_sweep(out, rows, plan)
 
-# %% ../nbs/11_job.ipynb #11-058
+# %% ../nbs/11_job.ipynb #11-059
 def _plan(recipes, seeds, kind):
     "(name, seed) -> fields, one seed after the other. Raises ValueError for what makes no sense."
     for name, fields in recipes.items():
@@ -405,7 +406,7 @@ def _rows_so_far(out, plan, read_test):
         if read_test and not row['test_reads']: del rows[key]
     return rows
 
-# %% ../nbs/11_job.ipynb #11-060
+# %% ../nbs/11_job.ipynb #11-061
 def _one(key, fields, out, until, options, device, loaded):
     "Train one run -> its row; None if time was up. What is loaded stays in the dict `loaded` for the next one."
     name, seed = key
@@ -424,7 +425,7 @@ def _one(key, fields, out, until, options, device, loaded):
     rates = [row['lr'] for row in run.history]
     return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT}, rate_falls_by=max(rates)/rates[-1], recipe=asdict(run.recipe))
 
-# %% ../nbs/11_job.ipynb #11-062
+# %% ../nbs/11_job.ipynb #11-063
 def _each(runs, devices, until):
     "The rows of runs as they are done, on one device after the other, or on several at a time in processes of their own."
     if len(devices) == 1:
@@ -450,7 +451,7 @@ def _worker(free, threads):
 
 def _one_here(*run): return _one(*run, _worker.device, _worker.loaded)
 
-# %% ../nbs/11_job.ipynb #11-063
+# %% ../nbs/11_job.ipynb #11-064
 def _write_sweep(out, rows, plan):
     "Write sweep.json -> what it holds."
     runs = [row for row in rows.values() if 'error' not in row]
@@ -467,7 +468,7 @@ def _summary(name, runs):
         if all(r[k] is not None for r in runs): row[k] = spread([r[k] for r in runs])
     return dict(row, train_seconds=float(np.mean([r['train_seconds'] for r in runs])))
 
-# %% ../nbs/11_job.ipynb #11-072
+# %% ../nbs/11_job.ipynb #11-073
 def explain(
     path:str|Path,       # a picture of any size
     run:SimpleNamespace, # of `load_run`
