@@ -206,6 +206,11 @@ def press(training, name): training.get_by_role('button', name=name, exact=True)
 def pause(training, name='Pause'):
     press(training, name)
     training.get_by_text('Paused.').wait_for(timeout=5000)              # the batch that was on its way, and a drawing
+    training.page.wait_for_timeout(1500)                                # the drawing that belongs to these words
+
+def run(training):
+    press(training, 'Run')
+    training.get_by_text('Running.').wait_for(timeout=10_000)
 
 
 def test_one_batch(training):
@@ -217,11 +222,11 @@ def test_one_batch(training):
 
 def test_run_and_pause(training):
     pictures = {shown(training)}
-    press(training, 'Run')
+    run(training)
     while len(pictures) < 4: pictures.add(changed(training, shown(training), 30))
     pause(training)
     still(training)
-    press(training, 'Run')                                              # and on
+    run(training)                                                       # and on
     changed(training, shown(training), 30)
     pause(training)
 
@@ -229,7 +234,7 @@ def test_run_and_pause(training):
 def test_the_page_answers_while_a_network_trains(visit):
     page, _ = visit
     training = open_tab(page, 'Training')
-    press(training, 'Run')
+    run(training)
     maps = open_tab(page, 'Maps')
     old, start = shown(maps), time.monotonic()
     maps.get_by_label('class', exact=True).select_option(index=5)
