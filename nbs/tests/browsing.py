@@ -65,7 +65,8 @@ def lab_server(folder, cells, theme='JupyterLab Light'):
     settings = folder/'config'/'labconfig'/'default_setting_overrides.json'
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({'@jupyterlab/apputils-extension:themes': dict(theme=theme),
-                                    '@jupyterlab/apputils-extension:notification': dict(fetchNews='false', checkForUpdates=False)}))
+                                    '@jupyterlab/apputils-extension:notification': dict(fetchNews='false', checkForUpdates=False),
+                                    '@jupyterlab/notebook-extension:tracker': dict(windowingMode='none')}))      # else a cell out of sight is not on the page
     env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(folder/'config'), 'JUPYTER_PATH': str(folder), 'JUPYTER_RUNTIME_DIR': str(folder/'runtime'), 'JUPYTERLAB_WORKSPACES_DIR': str(folder/'workspaces')}
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
                f'--ServerApp.root_dir={folder}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--log-level=ERROR']

@@ -36,17 +36,20 @@ def took(explorer, act) -> float: # ms
 
 
 def ways(explorer, tab):
-    "What a visitor does there: (what, [an act for each round])."
-    def option(name):
-        select = explorer.get_by_label(name, exact=True)
-        n, now = select.locator('option').count(), select.evaluate('s => s.selectedIndex')
-        return [lambda i=i: select.select_option(index=i) for i in range(n) if i != now]
+    "What a visitor does there: (what, [an act for each round]); each has another picture than the one before."
+    page = explorer.page
+    def classes():
+        explorer.get_by_label('against', exact=True).select_option(label='likeliest other')
+        select = explorer.get_by_label('class', exact=True)
+        return [lambda i=i: select.select_option(index=i) for i in range(2, select.locator('option').count())]      # after 'predicted' and 'true'
     def keys(name): return [lambda key=key: slider(explorer, name).press(key) for key in ['ArrowRight']*(ROUNDS//2) + ['ArrowLeft']*(ROUNDS//2)]
     def click(name): return [lambda: explorer.get_by_role('button', name=name, exact=True).click()]*ROUNDS
     def cells():
         there = explorer.locator('button[title*="predicted"]:not([disabled])')
+        there.nth(ROUNDS).click()
+        page.wait_for_timeout(2000)
         return [lambda i=i: there.nth(i).click() for i in range(ROUNDS)]
-    return dict(Maps=lambda: [('choose a layer', option('layer')[::-1]), ('show another image', click('Random mistake'))],
+    return dict(Maps=lambda: [('choose a class', classes()), ('show another image', keys('image'))],
                 Mistakes=lambda: [('open a cell of the confusion matrix', cells())],
                 Augmentation=lambda: [('move the angle slider', keys('angle'))],
                 Training=lambda: [('train on one batch', click('One batch'))])[tab]()

@@ -283,6 +283,7 @@ def test_two_explorers_in_jupyterlab(chrome, tmp_path):
         page.goto(address, wait_until='commit')
         page.get_by_text('gradcam_explorer()').first.wait_for(timeout=STARTING_S*1000)
         watch = Watch(page, address)
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=STARTING_S*1000)     # the kernel listens
         page.locator('.jp-Cell').first.click()
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
