@@ -258,7 +258,6 @@ def _voila_config(folder, ip, port, theme):
                    tornado_settings=dict(websocket_max_message_size=100*2**20)),             # an uploaded picture is one message
         VoilaConfiguration=dict(template='cifar_resnet', theme=theme, allow_template_override='NO', allow_theme_override='NO', file_allowlist=[]),
         VoilaExecutor=dict(cell_error_instruction='The explorers could not start: the terminal that runs cifar_app says why.', timeout=600),
-        KernelSpecManager=dict(kernel_dirs=[str(folder/'kernels')]),
         KernelManager=dict(transport_encryption='auto'),                                       # between the server and its kernels, where Jupyter can
         MappingKernelManager=dict(cull_idle_timeout=600, cull_interval=60))                    # of pages that were closed unnoticed
 

@@ -551,13 +551,13 @@ class Stepper:
         data_dir:str|Path=None,# contains cifar-10-batches-py
         tell=lambda: None,     # called by the worker when there is something new, and not again before the next `look`
         save_every_s:float=60, # while it runs
-        look_every_s:float=.5, # while it runs, seconds between two looks
+        rest_s:float=.5,       # while it runs, so long after a look there is nothing new: time for clicks
     ):
-        self.recipe, self.device, self.tell, self.save_every_s, self.look_every_s = recipe.filled(pick_device(device).type), device, tell, save_every_s, look_every_s
+        self.recipe, self.device, self.tell, self.save_every_s, self.rest_s = recipe.filled(pick_device(device).type), device, tell, save_every_s, rest_s
         self.base = home(folder) if folder else Path('runs')/'by-hand'
         self.train = load_data(self.recipe, data_dir)[0]
         self.wishes, self.awake, self.locked = deque(), threading.Condition(), ExitStack()
-        self.until, self.idle, self.fresh, self.closed = 0, True, False, False
+        self.until, self.idle, self.fresh, self.closed, self.looked = 0, True, False, False, 0
         self.begin(self.base if folder else _free(self.base))
         self.thread = threading.Thread(target=self.work, name='stepper', daemon=True)
         self.thread.start()
@@ -575,8 +575,8 @@ class Stepper:
             if not self.awake.wait_for(lambda: self.idle, timeout): raise TimeoutError(f'still at work after {timeout} s')
 
     def look(self) -> SimpleNamespace:
-        "What there is to see."
-        self.fresh = False
+        "What there is to see. Whoever draws `seen` calls this when done: from then on there may be news again."
+        self.fresh, self.looked = False, time.monotonic()
         return self.seen
 
     def close(self):
@@ -644,7 +644,7 @@ def work(self:Stepper):
             while self.wishes: self.fulfil(*self.wishes.popleft())
             if self.due: self.one_batch()
         except Exception as e: self.trouble, self.until = sentence(e), 0
-        if not self.due or time.monotonic() - self.noticed > self.look_every_s: self.notice()
+        if not self.due or (not self.fresh and time.monotonic() - self.looked > self.rest_s): self.notice()
 
 @patch(as_prop=True)
 def due(self:Stepper): return self.training.steps < self.until and self.training.epoch < self.training.recipe.epochs
@@ -683,7 +683,6 @@ def notice(self:Stepper):
     def asked(x, y): return SimpleNamespace(pictures=_pictures(x, t.mean, t.std), labels=y.tolist(), claims=predict(t.model, x).argmax(1).tolist())
     self.seen = SimpleNamespace(losses=list(self.losses), history=list(t.history), epoch=t.epoch, at=t.at, batches=len(t.losses), steps=t.steps, recipe=t.recipe, rate=t.rate, norms=layer_norms(t.model),
                                 batch=self.batch and asked(*self.batch), held=asked(t.valid_x[:16], t.valid_y[:16]), edits=list(t.edits), events=list(self.events), trouble=self.trouble, running=self.due, folder=self.folder)
-    self.noticed = time.monotonic()
     if not self.fresh:
         self.fresh = True
         self.tell()
@@ -755,12 +754,13 @@ def training_stepper(
     rate = widgets.FloatLogSlider(1e-3, min=-6, max=0, step=.05, description='learning rate', readout_format='.2g', continuous_update=False, **_wide('340px'))
 
     def draw():
-        try:
-            seen = stepper.look()
+        seen = None
+        while seen is not stepper.look():                 # there may be news since it was drawn
+            seen = stepper.seen
+            try: words, drawn = _status(seen), card(step_picture(seen, stepper.train.classes))
+            except Exception as e: words, drawn = said(sentence(e), trouble=True), picture.value
             page.moving, rate.value = True, seen.rate
-            page.moving, status.value = False, _status(seen)
-            picture.value = card(step_picture(seen, stepper.train.classes))
-        except Exception as e: status.value = said(sentence(e), trouble=True)
+            page.moving, status.value, picture.value = False, words, drawn
     def change():
         try: stepper.ask('edit', name.value, _value(name.value, new.value))
         except ValueError as e: status.value = said(sentence(e), trouble=True)
