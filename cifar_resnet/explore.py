@@ -587,7 +587,7 @@ class Stepper:
     def end(self):
         "End the thread after the batch that is being computed."
         self.ask('close')
-        self.thread.join()
+        self.thread.join(60)
         atexit.unregister(self.end)
 
 def _free(base):
