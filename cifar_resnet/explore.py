@@ -46,7 +46,7 @@ from .train import EDITABLE, Recipe, Training, limited, load_run, read_about
 @dataclass(frozen=True)
 class Subject:
     "A trained network and images that it never learnt from."
-    name:str           # what it is, in a few words
+    name:str           # what it is, in a few words, shown above the explorers
     model:nn.Module
     data:Images
     mean:tuple         # by channel, for pixels in [0,1]
@@ -199,14 +199,15 @@ class Explorer(widgets.VBox):
         draw,            # values of the controls -> (picture, sentence)
         controls:dict,   # name -> widget with a value
         rows:list,       # of lists of widgets, in the order of use
+        about:str='',    # a line above it all
         aside:widgets.Widget=None, # stands left of all that, or above it where the page is narrow
         remembered:int=64, # so many pictures are kept
     ):
         self.controls, self.drawn = controls, 0
         self.picture, self.said = picture_and_said()
         self.remembered = lru_cache(remembered)(lambda **values: self._drawn(draw, values))
-        parts = [*map(_row, rows), self.said, self.picture]
-        super().__init__([_row([aside, widgets.VBox(parts, layout=_NARROW)], 'flex-start')] if aside else parts)
+        parts, head = [*map(_row, rows), self.said, self.picture], [widgets.HTML(said(about))] if about else []
+        super().__init__([*head, _row([aside, widgets.VBox(parts, layout=_NARROW)], 'flex-start')] if aside else [*head, *parts])
         self.add_class(f'cifar-{kind}')
         self.layout.align_items, self.quiet = 'flex-start', False
         for control in controls.values(): control.observe(self.refresh, 'value')
@@ -251,9 +252,9 @@ def toggle(name, options):
     "A few options side by side."
     return widgets.ToggleButtons(options=options, description=name, layout=dict(width='auto', flex_flow='row nowrap', margin='0 12px 0 0'), style=dict(description_width='initial', button_width='auto'))
 
-def button(name, does, help_='', **kw):
+def button(name, does, help_=''):
     "A button; `does()` is called when it is clicked."
-    b = widgets.Button(description=name, tooltip=help_, layout=dict(width='auto'), **kw)
+    b = widgets.Button(description=name, tooltip=help_, layout=dict(width='auto'))
     b.on_click(lambda _: does())
     return b
 
@@ -310,8 +311,8 @@ def look_picture(
     show = lambda i, signed: overlay(picture[None], _pixels(three[i:i+1], cells), scale[i:i+1], opacity, signed)[0]
     names = classes[seen.target], classes[seen.instead]
     maps = [tile(show(i, signed or i == 2), side, words, colour=colour) for i, (words, colour) in enumerate([(f'for {names[0]}', ORANGE), (f'for {names[1]}', BLUE), ('the difference', GREY)])]
-    small_ = (4*side + 30 - 8*8)//9
-    strip = [tile(overlay(picture[None], _pixels(m[None], cells), 'image', opacity, signed)[0], small_, f'{n.removeprefix("stages.")} {m.shape[-1]}×{m.shape[-1]}') for n, m in seen.blocks.items()]
+    narrow = (4*side + 30 - 8*8)//9
+    strip = [tile(overlay(picture[None], _pixels(m[None], cells), 'image', opacity, signed)[0], narrow, f'{n.removeprefix("stages.")} {m.shape[-1]}×{m.shape[-1]}') for n, m in seen.blocks.items()]
     top = seen.probabilities.argsort(descending=True)[:5].tolist()
     colours = [ORANGE if c == seen.target else BLUE if c == seen.instead else GREY for c in top]
     return below(beside(tile(picture, side, title), *maps), label(f'for {names[0]}, block by block', 4*side + 30, 12, GREY), beside(*strip, gap=8),
@@ -376,7 +377,7 @@ def gradcam_explorer(
     own_picture = widgets.FileUpload(accept='image/*', multiple=False, description='own picture', layout=dict(width='auto'))
     own_picture.observe(upload, 'value')
     explorer = Explorer('gradcam', draw, controls, [[c.image, button('Random mistake', mistake, 'show an image that the network gets wrong'), own_picture, c.shown], [c.target, c.against],
-                                                    [c.layer, c.method], [c.opacity, c.colours, c.fields, c.scale]])
+                                                    [c.layer, c.method], [c.opacity, c.colours, c.fields, c.scale]], f'Here: {s.name}.')
     explorer.upload = own_picture
     return explorer
 
@@ -486,7 +487,7 @@ def mistake_explorer(
     cell, page = widgets.fixed(begin), slider('page', 1, 1, pages(*begin), live=False)
     chosen = toggle('image', numbers(1, cells(*begin)[0]))
     matrix = _matrix(counts, classes, begin, opened)
-    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen]], matrix)
+    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen]], f'Here: {s.name}.', matrix)
     page.unobserve(explorer.refresh, 'value'); page.observe(turned, 'value')
     explorer.matrix = matrix
     return explorer
@@ -527,7 +528,7 @@ def augmentation_explorer(
     controls = dict(image=slider('image', 0, 0, len(s.data) - 1, '340px', live=False), seed=slider('seed', 0, 0, 99), epoch=slider('epoch', 1, 1, 40), flip=choice('mirror', FLIPS, '190px'),
                     padding=slider('padding', PADDING, 0, 8), hole=slider('hole', HOLE, 1, 28), angle=slider('angle', ANGLE, 0, 45))
     c = SimpleNamespace(**controls)
-    return Explorer('augmentation', draw, controls, [[c.image, c.flip], [c.padding, c.hole, c.angle], [c.seed, c.epoch]])
+    return Explorer('augmentation', draw, controls, [[c.image, c.flip], [c.padding, c.hole, c.angle], [c.seed, c.epoch]], f'Here: {s.name}.')
 
 # %% ../nbs/12_explore.ipynb #12-065
 def layer_norms(
@@ -731,7 +732,7 @@ def _value(field, text):
 def _status(seen):
     "Where a training stands, as HTML."
     r, row = seen.recipe, seen.history[-1] if seen.history else None
-    words = f'Epoch {min(seen.epoch + 1, r.epochs)} of {r.epochs}, batch {seen.at} of {seen.batches}, learning rate {seen.rate:.3g}' if seen.epoch < r.epochs else f'All {r.epochs} epochs are done'
+    words = f'Epoch {min(seen.epoch + 1, r.epochs)} of {r.epochs}, batch {seen.at} of {seen.batches}, learning rate {seen.rate:.3g}' if seen.epoch < r.epochs else f'All {r.epochs} epochs are done (cifar_resnet --out {seen.folder} --resume reads the test set and draws the figures)'
     if row: words += f'; held out: loss {row["valid_loss"]:.3f}, {row["valid_accuracy"]:.1%} right'
     words += '. ' + ('Running.' if seen.running else 'Paused.')
     edits = [f'edited by hand: {e["field"]} {e["old"]} → {e["new"]} after batch {e["step"]}' for e in seen.edits[-3:]]
@@ -764,7 +765,7 @@ def training_stepper(
     def change():
         try: stepper.ask('edit', name.value, _value(name.value, new.value))
         except ValueError as e: status.value = said(sentence(e), trouble=True)
-    def show_value(_=None): new.value = str(getattr(stepper.look().recipe, name.value))
+    def show_value(_=None): new.value = str(getattr(stepper.seen.recipe, name.value))
 
     name = choice('or', [f for f in EDITABLE if f != 'lr'], '190px')
     new = widgets.Text(description='to', continuous_update=False, **_wide('110px'))

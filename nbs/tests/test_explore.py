@@ -96,15 +96,15 @@ def test_every_choice_draws():
 
 def test_random_mistakes():
     page = gradcam_explorer(SMALL)
-    next(b for b in page.children[0].children if getattr(b, 'description', '') == 'Random mistake').click()
+    next(b for b in page.children[1].children if getattr(b, 'description', '') == 'Random mistake').click()
     seen = {page.controls['image'].value}
     for _ in range(12):
-        next(b for b in page.children[0].children if getattr(b, 'description', '') == 'Random mistake').click()
+        next(b for b in page.children[1].children if getattr(b, 'description', '') == 'Random mistake').click()
         seen.add(page.controls['image'].value)
     assert len(seen) > 3 and seen <= set(SMALL.wrong.tolist())
     right = replace(SMALL, data=Images(SMALL.data.images, SMALL.logits.argmax(1).numpy(), SMALL.data.classes))
     page = gradcam_explorer(right)
-    next(b for b in page.children[0].children if getattr(b, 'description', '') == 'Random mistake').click()
+    next(b for b in page.children[1].children if getattr(b, 'description', '') == 'Random mistake').click()
     assert 'makes no mistake' in page.said.value
     assert 'called' in mistake_explorer(right).said.value                        # only the diagonal is left to open
 
