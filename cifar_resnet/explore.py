@@ -184,7 +184,7 @@ def said(words:str, trouble:bool=False) -> str:
 
 _NARROW = dict(max_width='100%', align_items='flex-start')
 
-def _row(parts, align='center'): return widgets.HBox(parts, layout=dict(flex_flow='row wrap', align_items=align, width='100%'))
+def _row(parts, align='center'): return widgets.HBox(parts, layout=dict(flex_flow='row wrap', align_items=align, width='100%', overflow='visible'))
 
 def picture_and_said():
     "The one picture of an explorer, and the line above it."
@@ -249,8 +249,10 @@ def slider(name, value, low, high, width='240px', live=True, **kw):
 def choice(name, options, width='240px'): return widgets.Dropdown(options=options, description=name, **_wide(width))
 
 def toggle(name, options):
-    "A few options side by side."
-    return widgets.ToggleButtons(options=options, description=name, layout=dict(width='auto', flex_flow='row nowrap', margin='0 12px 0 0'), style=dict(description_width='initial', button_width='auto'))
+    "A few options side by side; its `row` has the name before them."
+    buttons = widgets.ToggleButtons(options=options, layout=dict(width='auto'), style=dict(button_width='auto'))
+    buttons.row = widgets.HBox([widgets.Label(name), buttons], layout=dict(margin='0 12px 0 0', overflow='visible', align_items='center'))
+    return buttons
 
 def button(name, does, help_=''):
     "A button; `does()` is called when it is clicked."
@@ -354,7 +356,7 @@ def gradcam_explorer(
         method=choice('method', ['gradcam', 'hirescam'], '180px'),
         opacity=slider('opacity', .75, 0, 1, step=.05),
         colours=toggle('evidence', ['for', 'signed']), fields=toggle('fields', ['smooth', 'cells']), scale=toggle('scale', ['shared', 'each']))
-    controls['layer'].value = BLOCKS[-1]
+    controls['layer'].value, controls['shown'].layout.display = BLOCKS[-1], 'none'           # until there is another one
     c = SimpleNamespace(**controls)
     tries = iter(range(10**9))
 
@@ -370,6 +372,7 @@ def gradcam_explorer(
                     file = io.BytesIO(data); file.name = name
                     own.append(read_picture(file))
                     c.shown.options = [*c.shown.options, (name[:40], len(own) - 1)]
+                    c.shown.layout.display = ''
                     explorer.put(shown=len(own) - 1, against=OTHER)
             explorer.said.value += ''.join(said(w.message) for w in caught)
         except Exception as e: explorer.fail(e)
@@ -377,7 +380,7 @@ def gradcam_explorer(
     own_picture = widgets.FileUpload(accept='image/*', multiple=False, description='own picture', layout=dict(width='auto'))
     own_picture.observe(upload, 'value')
     explorer = Explorer('gradcam', draw, controls, [[c.image, button('Random mistake', mistake, 'show an image that the network gets wrong'), own_picture, c.shown], [c.target, c.against],
-                                                    [c.layer, c.method], [c.opacity, c.colours, c.fields, c.scale]], f'Here: {s.name}.')
+                                                    [c.layer, c.method], [c.opacity, c.colours.row, c.fields.row, c.scale.row]], f'Here: {s.name}.')
     explorer.upload = own_picture
     return explorer
 
@@ -487,7 +490,7 @@ def mistake_explorer(
     cell, page = widgets.fixed(begin), slider('page', 1, 1, pages(*begin), live=False)
     chosen = toggle('image', numbers(1, cells(*begin)[0]))
     matrix = _matrix(counts, classes, begin, opened)
-    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen]], f'Here: {s.name}.', matrix)
+    explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen.row]], f'Here: {s.name}.', matrix)
     page.unobserve(explorer.refresh, 'value'); page.observe(turned, 'value')
     explorer.matrix = matrix
     return explorer

@@ -425,7 +425,7 @@ def edit(self:Training, field:str, value):
     self.take_over(self.steps, field, self.rate if field == 'lr' else getattr(self.recipe, field, None), value)
     if field == 'flip': self.open_epoch()
 
-# %% ../nbs/08_train.ipynb #08-108
+# %% ../nbs/08_train.ipynb #08-109
 def read_about(
     folder:str|Path, # of a run, finished or not
 ) -> dict:
