@@ -205,8 +205,8 @@ def press(training, name): training.get_by_role('button', name=name, exact=True)
 
 def pause(training, name='Pause'):
     press(training, name)
-    training.get_by_text('Paused.').wait_for(timeout=5000)              # the batch that was on its way, and a drawing
-    training.page.wait_for_timeout(1500)                                # the drawing that belongs to these words
+    training.get_by_text('Paused.').wait_for(timeout=3000)              # the batch that was on its way, and a drawing
+    training.page.wait_for_timeout(200)
 
 def run(training):
     press(training, 'Run')
@@ -276,17 +276,23 @@ def test_what_cannot_start_is_said_without_a_traceback(chrome, tmp_path):
         page.close()
 
 
+def all_run(chrome, address, words):
+    "A page of JupyterLab whose notebook, which holds these words, is being run, and who watches it."
+    page = chrome.new_page(viewport=dict(width=1280, height=1000))
+    page.goto(address, wait_until='commit')
+    page.get_by_text(words).first.wait_for(timeout=STARTING_S*1000)
+    watch = Watch(page, address)
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=STARTING_S*1000)     # the kernel listens
+    page.locator('.jp-Cell').first.click()
+    page.get_by_role('menuitem', name='Run', exact=True).click()
+    page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+    return page, watch
+
+
 @pytest.mark.skipif(bool(missing('jupyterlab')), reason=str(missing('jupyterlab')))
 def test_two_explorers_in_jupyterlab(chrome, tmp_path):
     with lab_server(tmp_path, ['from cifar_resnet.explore import gradcam_explorer', 'gradcam_explorer()', 'gradcam_explorer()']) as address:
-        page = chrome.new_page(viewport=dict(width=1280, height=1000))
-        page.goto(address, wait_until='commit')
-        page.get_by_text('gradcam_explorer()').first.wait_for(timeout=STARTING_S*1000)
-        watch = Watch(page, address)
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for(timeout=STARTING_S*1000)     # the kernel listens
-        page.locator('.jp-Cell').first.click()
-        page.get_by_role('menuitem', name='Run', exact=True).click()
-        page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+        page, watch = all_run(chrome, address, 'gradcam_explorer()')
         page.locator('.cifar-gradcam').nth(1).wait_for(state='attached', timeout=STARTING_S*1000)
         one, other = (page.locator('.cifar-gradcam').nth(i) for i in (0, 1))
         one.scroll_into_view_if_needed()
@@ -296,5 +302,35 @@ def test_two_explorers_in_jupyterlab(chrome, tmp_path):
         one.get_by_label('class', exact=True).select_option(index=4)
         changed(one, old)
         assert pixels(one) != before and pixels(other) == before
+        assert not watch.found
+        page.close()
+
+
+PAYLOADS = ['<script>alert(1)</script>', '<img src=x onerror=alert(1)>', '"><svg onload=alert(1)>', "'><iframe src=javascript:alert(1)>", '<b>bold</b>', '&lt;b&gt;', '</p></div><h1>out', '{{7*7}}', '<a href=javascript:alert(1)>x</a>', '<style>*{display:none}</style>']
+HOSTILE_NAMES = f'''
+from dataclasses import replace
+from cifar_resnet.explore import gradcam_explorer, mistake_explorer, augmentation_explorer, subject
+it = subject(n=60)
+it = replace(it, name={PAYLOADS[1]!r}, data=replace(it.data, classes=tuple({PAYLOADS!r})))
+'''
+
+
+@pytest.mark.skipif(bool(missing('jupyterlab')), reason=str(missing('jupyterlab')))
+def test_names_of_classes_are_words(chrome, tmp_path):
+    "Ten names that would act if they were HTML: in labels, choices, tooltips and sentences they are words."
+    with lab_server(tmp_path, [HOSTILE_NAMES, 'gradcam_explorer(it)', 'mistake_explorer(it)', 'augmentation_explorer(it)']) as address:
+        page, watch = all_run(chrome, address, 'gradcam_explorer(it)')
+        maps, mistakes, augmentation = (page.locator(f'.cifar-{kind}') for kind in ('gradcam', 'mistakes', 'augmentation'))
+        augmentation.wait_for(state='attached', timeout=STARTING_S*1000)
+        select = maps.get_by_label('class', exact=True)
+        names = [' '.join(name.split()) for name in select.locator('option').all_inner_texts()][2:]
+        assert names == PAYLOADS
+        for i in range(len(PAYLOADS)):
+            select.select_option(index=i + 2)
+            page.wait_for_timeout(300)
+        mistakes.locator('button[title*="predicted"]:not([disabled])').nth(3).click()
+        assert PAYLOADS[1] in maps.inner_text() and PAYLOADS[1] in mistakes.inner_text()
+        for explorer in (maps, mistakes, augmentation):
+            for acting in ('script', 'iframe', 'b', 'h1', 'style', 'img[src="x"]', 'a[href^=javascript]', 'svg[onload]'): assert not explorer.locator(acting).count(), acting
         assert not watch.found
         page.close()
