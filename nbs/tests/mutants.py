@@ -32,7 +32,7 @@ CHECKS = {
     '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '11_job.ipynb', 'test_resume.py -k "other_recipes or budget"', 'test_shared.py -k "engines or smaller"'],
     '09_gradcam': ['09_gradcam.ipynb', 'test_gradcam.py', 'test_identities.py', '10_faithful.ipynb'],
     '10_faithful': ['10_faithful.ipynb', 'test_faithful.py', 'test_identities.py'],
-    '11_job': ['11_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"'],
+    '11_job': ['11_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"', '12_explore.ipynb'],
     '12_explore': ['12_explore.ipynb', 'test_explore.py'],
     '14_benchmarks': ['14_benchmarks.ipynb', 'test_benchmarks.py'],
 }
