@@ -9,8 +9,12 @@ import torch
 from PIL import Image
 
 from cifar_resnet import explore
-from cifar_resnet.data import Images
-from cifar_resnet.explore import Explorer, Stepper, app, gradcam_explorer, mistake_explorer, said, sentence, subject, training_stepper
+from cifar_resnet.data import Images, shapes10, split
+from cifar_resnet.evaluate import confidence, predict
+from cifar_resnet.explore import (Explorer, Stepper, _uploaded, app, augmentation_explorer, augmentation_picture, card, gradcam_explorer, look, look_picture,
+                                  mistake_explorer, said, sentence, subject, training_stepper)
+from cifar_resnet.job import job
+from cifar_resnet.plots import ORANGE
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training
 
@@ -58,6 +62,48 @@ def test_texts_are_escaped(payload, tmp_path):
     assert '&amp;lt;b' in said('&lt;b') and sentence(ValueError(payload)) == ' '.join(payload.split())
 
 
+def test_what_a_run_shows(tmp_path):
+    "Its test images; the held-out ones, if the test set is closed."
+    train, test = shapes10()
+    for read in (False, True):
+        run = job(replace(TINY, epochs=1), tmp_path/'run', device='cpu', progress=False, read_test=read, draw=False)
+        shown = subject(run.folder)
+        assert len(shown.data) == 64 and ('held-out' in shown.name) != read
+        assert (shown.data.images == (test.images[:64] if read else train.images[split(train.labels)[1]][:64])).all()
+        assert torch.allclose(shown.logits, predict(run.model, shown.input(shown.data.images)), atol=1e-4)
+        assert shown.temperature == run.metrics['temperature']
+        gradcam_explorer(run); mistake_explorer(run.folder)
+
+
+def test_confidences_are_calibrated():
+    seen = look(SMALL, SMALL.data.images[4])
+    assert torch.allclose(seen.probabilities, confidence(SMALL.logits[[4]], SMALL.temperature)[0], atol=1e-5) and SMALL.temperature != 1
+
+
+def test_evidence_against_a_class_is_shown_if_asked_for():
+    seen = look(SMALL, SMALL.data.images[4])
+    seen.maps = -torch.ones(2,8,8)
+    positive, signed = (np.asarray(look_picture(SMALL.data.images[4], seen, SMALL.data.classes, signed=s).crop((175, 25, 325, 175))).astype(int) for s in (False, True))     # the first map
+    assert (np.ptp(positive, 2) == 0).all() and (signed[...,2] > signed[...,0]).all()          # grey; blue
+
+
+def test_the_first_epoch_is_number_one():
+    page = augmentation_explorer(SMALL)
+    same = augmentation_picture(SMALL.data.images, 0, mean=SMALL.mean, std=SMALL.std)[0]
+    assert page.picture.value == card(same)
+
+
+def test_a_cell_is_true_by_predicted():
+    page = mistake_explorer(SMALL)
+    t, p = next((t, p) for (t, p), b in page.matrix.buttons.items() if b.description and t > p)
+    page.matrix.buttons[t,p].click()
+    assert f'of the class {SMALL.data.classes[t]}, called {SMALL.data.classes[p]}.' in page.said.value
+
+
+def test_uploads_of_both_versions_of_ipywidgets():
+    assert _uploaded({'a.png': dict(metadata={}, content=b'x')}) == [('a.png', b'x')] == _uploaded((dict(name='a.png', content=memoryview(b'x')),))
+
+
 def test_own_pictures():
     page = gradcam_explorer(SMALL)
     first = page.picture.value
@@ -65,7 +111,7 @@ def test_own_pictures():
     assert page.controls['shown'].value == 0 and page.picture.value != first and 'it is' not in page.said.value
     assert 'has only 64×48' not in page.said.value
     page.controls['target'].value = 'true'
-    assert 'has no true class here: choose another class' in page.said.value
+    assert 'has no true class here: choose another class' in page.said.value and ORANGE in page.said.value
     page.controls['target'].value = 'predicted'
     mine = page.picture.value
     page.upload.set_trait('value', uploading('other.png', png_file('blue', (16, 16))))
