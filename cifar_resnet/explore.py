@@ -748,7 +748,7 @@ def _from_any_thread(does):
     return lambda: loop.call_soon_threadsafe(does)
 
 def training_stepper(
-    recipe:Recipe=None,     # None: a small network on Shapes-10
+    recipe:Recipe=None,     # None: a small network on Shapes-10, which learns within a minute
     folder:str|Path=None,   # of the run; an unfinished run in it goes on. None: the next free one of runs/by-hand-1, -2 ...
     device:str='auto',
     data_dir:str|Path=None, # contains cifar-10-batches-py
@@ -772,7 +772,7 @@ def training_stepper(
 
     name = choice('or', [f for f in EDITABLE if f != 'lr'], '190px')
     new = widgets.Text(description='to', continuous_update=False, **_wide('110px'))
-    stepper = Stepper(recipe or Recipe(dataset='shapes10', width=8, strides=(1,1,2,2)), folder, device, data_dir)
+    stepper = Stepper(recipe or Recipe(dataset='shapes10', width=8), folder, device, data_dir)
     helps = {'One batch': 'train on the next batch', 'One epoch': 'train to the end of this epoch', 'Run': 'train on and on', 'Pause': 'stop after the batch that is being computed',
              'Stop': 'pause, and save', 'Reset': 'begin anew with fresh weights; what was saved stays'}
     buttons = {words: button(words, partial(stepper.ask, words.split()[-1].lower()), help_) for words, help_ in helps.items()}
