@@ -95,7 +95,7 @@ def _report(run):
     name, part, rest = ('test', 'test', f'{m["misclassified"]:,} misclassified') if m['test_reads'] else ('held-out', 'valid', 'the test set was not read')
     low, high = m[f'{part}_accuracy_ci95']
     views = '' if m['test_accuracy_tta'] is None else f'mean over mirrored and shifted test images: {m["test_accuracy_tta"]:.2%}\n'
-    edited = f'edited by hand {len(m["edits"])} times on the way: see run.json\n' if m['edits'] else ''
+    edited = f'edited by hand ({len(m["edits"])}×): see run.json\n' if m['edits'] else ''
     print(f'{name} accuracy {m[f"{part}_accuracy"]:.2%} (95% interval {low:.2%} to {high:.2%}), {rest}\n{views}{edited}'
           f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for {m["train_seconds"]:,.0f} s\n'
           f'figures, weights and numbers: {run.folder}')

@@ -417,10 +417,10 @@ def cell_picture(
 ) -> Image.Image:
     "Images of one cell side by side, and the maps of one of them."
     classes, marks = subject.data.classes, ['*' if doubts(subject, i) else '' for i in there]
-    tiles = [tile(subject.data.images[i], 104, f'{first+n}: {s:.0%}{mark}', BLUE if n == chosen else None, BLUE if n == chosen else INK) for n, (i, s, mark) in enumerate(zip(there, sure, marks))]
+    tiles = [tile(subject.data.images[i], 97, f'{first+n}: {s:.0%}{mark}', BLUE if n == chosen else None, BLUE if n == chosen else INK) for n, (i, s, mark) in enumerate(zip(there, sure, marks))]
     rows = [beside(*tiles[k:k+6]) for k in range(0, len(tiles), 6)]
     i = there[chosen]
-    return below(*rows, look_picture(subject.data.images[i], seen, classes, f'{i}: is {classes[subject.data.labels[i]]}'), gap=8)
+    return below(*rows, look_picture(subject.data.images[i], seen, classes, f'{i}: is {classes[subject.data.labels[i]]}', side=150), gap=8)
 
 # %% ../nbs/12_explore.ipynb #12-047
 def _shade(share, right):
@@ -450,7 +450,7 @@ def _matrix(counts, classes, chosen, opened):
     across, down = [name(c, up) for c in classes], [name(c, 'overflow:hidden;text-overflow:ellipsis;text-align:right;line-height:26px') for c in classes]
     rows = [name('true \\ predicted', 'opacity:.7;line-height:1.2;margin-top:60px'), *across]
     for t in range(n): rows += [down[t], *(buttons[t,p] for p in range(n))]
-    grid = widgets.GridBox(rows, layout=dict(grid_template_columns=f'92px repeat({n}, minmax(28px, 40px))', grid_gap='2px', width='100%', max_width='520px', margin='0 20px 0 0'))
+    grid = widgets.GridBox(rows, layout=dict(grid_template_columns=f'86px repeat({n}, minmax(26px, 34px))', grid_gap='2px', width='100%', max_width='450px', margin='0 16px 0 0'))
     grid.buttons = buttons
     return grid
 

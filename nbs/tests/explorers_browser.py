@@ -89,23 +89,23 @@ def draw(folder):
                     open_app(page, address)
                     for tab, kind in TABS.items():
                         explorer = open_tab(page, tab)
-                        if tab == 'Training':
-                            for _ in range(5): took_batch(explorer)
+                        name = f'explorer-{kind}' + ('' if (theme, width) == ('light', 1280) else f'-{theme}-{width}')
+                        if tab == 'Training': train_for(explorer, 3 if '-light' in name or '-dark' in name else 60)
                         page.mouse.move(0, 0)
                         page.wait_for_timeout(300)
                         end = explorer.bounding_box()
                         height = min(1400, end['y'] + end['height'] + 20)
-                        name = f'explorer-{kind}' + ('' if (theme, width) == ('light', 1280) else f'-{theme}-{width}')
                         data = small(page.screenshot(clip=dict(x=0, y=0, width=width, height=height)))
                         (folder/f'{name}.png').write_bytes(data)
                         print(f'{name}.png {len(data)/1000:.0f} kB', flush=True)
                     page.close()
 
 
-def took_batch(explorer):
-    old = shown(explorer)
-    explorer.get_by_role('button', name='One batch', exact=True).click()
-    changed(explorer, old)
+def train_for(explorer, seconds):
+    explorer.get_by_role('button', name='Run', exact=True).click()
+    explorer.page.wait_for_timeout(1000*seconds)
+    explorer.get_by_role('button', name='Pause', exact=True).click()
+    explorer.get_by_text('Paused.').wait_for(timeout=20_000)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cifar_resnet import explore
+from cifar_resnet.cli import main
 from cifar_resnet.data import Images, shapes10, split
 from cifar_resnet.evaluate import confidence, predict
 from cifar_resnet.explore import (Explorer, Stepper, _uploaded, app, augmentation_explorer, augmentation_picture, card, gradcam_explorer, look, look_picture,
@@ -236,7 +237,7 @@ def test_any_order_of_clicks_is_exact(seed, stepper, tmp_path):
     assert plain.edits == s.training.edits
 
 
-def test_edits_are_in_the_run(stepper, tmp_path):
+def test_edits_are_in_the_run(stepper, tmp_path, capsys):
     s = stepper()
     s.ask('batch'); s.wait()
     assert not (tmp_path/'run').exists()                      # nothing on disk before something is saved
@@ -245,7 +246,11 @@ def test_edits_are_in_the_run(stepper, tmp_path):
     assert about['edits'] == [dict(step=1, field='clip', old=0., new=1.)] and about['recipe']['clip'] == 0 and not about['finished']
     s.ask('edit', 'clip', 2.); s.ask('stop'); s.wait()         # no batch in between: saved all the same
     s.close()
-    assert [e['new'] for e in stepper().training.edits] == [1., 2.]
+    again = stepper()
+    assert [e['new'] for e in again.training.edits] == [1., 2.]
+    again.close()
+    assert main(['--out', str(tmp_path/'run'), '--resume', '--device', 'cpu']) == 0                # and the command finishes it
+    assert 'edited by hand (2×): see run.json' in capsys.readouterr().out and len(read_json(tmp_path/'run'/'run.json')['edits']) == 2
 
 
 def test_it_saves_while_it_runs(stepper, tmp_path):
