@@ -13,7 +13,7 @@ __all__ = ['INK', 'CARD', 'PREDICTED', 'TRUE', 'OTHER', 'BLOCKS', 'PAGE', 'Subje
 import asyncio, atexit, io, math, threading, time, warnings
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from html import escape
 from itertools import count
@@ -40,7 +40,7 @@ from .job import load_data, open_run, stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
 from .plots import BLUE, GREEN, GREY, ORANGE
 from .runs import only_one, read_json, write_history, write_json
-from .train import EDITABLE, Recipe, Training, limited, load_run, read_about
+from .train import EDITABLE, Recipe, Training, limited, load_run, read_about, recipe_from
 
 # %% ../nbs/12_explore.ipynb #12-008
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def _of_run(run, data_dir):
     train, test = load_data(run.recipe, data_dir)
     m, stored = run.metrics, stored_logits(run.folder)
     part, data = ('test', test.take(slice(run.recipe.limit))) if m['test_reads'] else ('held_out', train.take(limited(split(train.labels), run.recipe.limit)[1]))
+    if part not in stored: raise FileNotFoundError(f'{run.folder} has no logits.safetensors any more: restore it, or choose another run')
     notes = test_notes(data_dir) if run.recipe.dataset == 'cifar10' and m['test_reads'] else {}
     words = f'{run.recipe.dataset}, width {run.recipe.width}, {"test" if m["test_reads"] else "held-out"} images of {run.folder}'
     return Subject(words, run.model, data, m['mean'], m['std'], stored[part], m['temperature'], notes)
@@ -176,7 +177,7 @@ def bars(
 def sentence(e:Exception) -> str:
     "What an exception says, in one line."
     words = ' '.join(str(e).split())
-    return words if isinstance(e, (ValueError, OSError)) and words else f'{type(e).__name__}: {words}'.rstrip(': ')
+    return words if isinstance(e, (ValueError, OSError, FloatingPointError)) and words else f'{type(e).__name__}: {words}'.rstrip(': ')
 
 def said(words:str, trouble:bool=False) -> str:
     "A sentence as the HTML of a paragraph, escaped, for screen readers too."
@@ -214,11 +215,9 @@ class Explorer(widgets.VBox):
         self.refresh()
 
     def _drawn(self, draw, values):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always', UserWarning)
-            image, words = draw(**values)
+        image, words = draw(**values)
         self.drawn += 1
-        return card(image), said(' '.join([words, *dict.fromkeys(f'Note: {w.message}.' for w in caught if issubclass(w.category, UserWarning))]))
+        return card(image), said(words)
 
     def refresh(self, change=None):
         "Draw what the controls say."
@@ -271,7 +270,7 @@ def look(
     instead=OTHER,        # the class to hold against it: a number, PREDICTED, or OTHER: the likeliest one beside the target
     layer:str=None,       # as in `gradcam`; None: the last block
     method:str='gradcam', # or 'hirescam'
-) -> SimpleNamespace: # probabilities (C,); target, instead: class numbers; maps (2,h,w), signed, one for each; blocks: name -> (h,w); margin
+) -> SimpleNamespace: # probabilities (C,); target, instead: class numbers; maps (2,h,w), signed, one for each; blocks: name -> (h,w); margin; notes: what `gradcam` warned of at the layer
     "Where the evidence for two classes lies. Raises ValueError as `gradcam` does."
     layer = layer or BLOCKS[-1]
     x = subject.input(picture[None])
@@ -283,10 +282,9 @@ def look(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         maps = gradcam(subject.model, x.repeat(2,1,1,1), torch.tensor([target, instead]), layers, method, relu=False)
-    for w in caught:
-        if f'layer {layer!r}' in str(w.message): warnings.warn(w.message)          # of the other layers nobody asked
+    notes = [f'Note: {w.message}.' for w in caught if f'layer {layer!r}' in str(w.message)]          # of the other layers nobody asked
     return SimpleNamespace(probabilities=confidence(logits[None], subject.temperature)[0], target=target, instead=instead, maps=maps[layer],
-                           blocks={name: maps[name][0] for name in BLOCKS}, margin=(logits[target] - logits[instead]).item())
+                           blocks={name: maps[name][0] for name in BLOCKS}, margin=(logits[target] - logits[instead]).item(), notes=notes)
 
 # %% ../nbs/12_explore.ipynb #12-030
 def _pixels(maps, cells):
@@ -332,6 +330,7 @@ def gradcam_explorer(
 ) -> Explorer:
     "Any image, layer, method and class: the maps, side by side."
     s, own = _subject(run), []
+    if not (index is None or 0 <= index < len(s.data)): raise ValueError(f'there is no image {index}: choose one from 0 to {len(s.data)-1}')
     classes, layers = s.data.classes, map_layers(s.model, s.input(s.data.images[:1]))
     named = [(name, c) for c, name in enumerate(classes)]
     facts = lru_cache(64)(lambda shown, i, *args: look(s, own[shown] if shown >= 0 else s.data.images[i], *args))
@@ -345,7 +344,7 @@ def gradcam_explorer(
         title = 'your picture' if true is None else f'{image}: is {classes[true]}'
         words = f'Called {classes[claim]}, {sure:.0%} sure' + ('' if true is None else ', rightly' if claim == true else f'; it is {classes[true]}')
         return (look_picture(picture, seen, classes, title, opacity, colours == 'signed', fields == 'cells', scale == 'shared'),
-                f'{words}. The logit of {classes[seen.target]} is {abs(seen.margin):.2f} {"above" if seen.margin > 0 else "below"} that of {classes[seen.instead]}.')
+                f'{words}. The logit of {classes[seen.target]} is {abs(seen.margin):.2f} {"above" if seen.margin > 0 else "below"} that of {classes[seen.instead]}. {" ".join(seen.notes)}')
 
     controls = dict(
         shown=choice('show', [('a test image', -1)], '200px'),
@@ -368,13 +367,15 @@ def gradcam_explorer(
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
-                for name, data in _uploaded(change['new']):
+                files = _uploaded(change['new'])
+                if isinstance(change['new'], tuple): own_picture.value = ()                     # so that the same file can be given again
+                for name, data in files:
                     file = io.BytesIO(data); file.name = name
                     own.append(read_picture(file))
                     c.shown.options = [*c.shown.options, (name[:40], len(own) - 1)]
                     c.shown.layout.display = ''
                     explorer.put(shown=len(own) - 1, against=OTHER)
-            explorer.said.value += ''.join(said(w.message) for w in caught)
+            explorer.said.value += ''.join(said(f'Note: {w.message}.') for w in caught)
         except Exception as e: explorer.fail(e)
 
     own_picture = widgets.FileUpload(accept='image/*', multiple=False, description='own picture', layout=dict(width='auto'))
@@ -390,7 +391,7 @@ def cell_images(
     true:int, predicted:int,  # class numbers
 ) -> tuple[np.ndarray,np.ndarray]: # indices of `subject.data`, the surest first; and how sure the network is, in [0,1]
     "The images of one cell of the confusion matrix."
-    sure, claim = confidence(subject.logits, subject.temperature).max(1)
+    sure, claim = confidence(subject.logits, subject.temperature).amax(1), subject.logits.argmax(1)
     there = ((claim.numpy() == predicted) & (subject.data.labels == true)).nonzero()[0]
     order = np.argsort(-sure.numpy()[there], kind='stable')
     return there[order], sure.numpy()[there[order]]
@@ -488,6 +489,7 @@ def mistake_explorer(
         explorer.put(chosen=0)
 
     cell, page = widgets.fixed(begin), slider('page', 1, 1, pages(*begin), live=False)
+    page.layout.display = 'none' if page.max == 1 else ''
     chosen = toggle('image', numbers(1, cells(*begin)[0]))
     matrix = _matrix(counts, classes, begin, opened)
     explorer = Explorer('mistakes', draw, dict(cell=cell, page=page, chosen=chosen), [[page], [chosen.row]], f'Here: {s.name}.', matrix)
@@ -547,9 +549,9 @@ def layer_norms(
 
 # %% ../nbs/12_explore.ipynb #12-068
 class Stepper:
-    "A `Training` that one worker thread drives. Wishes (`ask`) are fulfilled between two batches; `look` gives what there was to see after the latest."
+    "A `Training` that one worker thread drives. Wishes (`ask`) are heard between two batches; `look` gives what there was to see after the latest."
     def __init__(self,
-        recipe:Recipe,
+        recipe:Recipe=None,    # None: that of the run in the folder; else a small network on Shapes-10, which learns within a minute
         folder:str|Path=None,  # of the run; an unfinished run in it goes on. None: the next free one of runs/by-hand-1, -2 ...
         device:str='auto',
         data_dir:str|Path=None,# contains cifar-10-batches-py
@@ -557,18 +559,20 @@ class Stepper:
         save_every_s:float=60, # while it runs
         rest_s:float=.5,       # while it runs, so long after a look there is nothing new: time for clicks
     ):
-        self.recipe, self.device, self.tell, self.save_every_s, self.rest_s = recipe.filled(pick_device(device).type), device, tell, save_every_s, rest_s
-        self.base = home(folder) if folder else Path('runs')/'by-hand'
+        self.device, self.tell, self.save_every_s, self.rest_s = device, tell, save_every_s, rest_s
+        self.given, self.base = folder is not None, home(folder) if folder else Path('runs')/'by-hand'
+        self.recipe = self.which(recipe)
         self.train = load_data(self.recipe, data_dir)[0]
         self.wishes, self.awake, self.locked = deque(), threading.Condition(), ExitStack()
-        self.until, self.idle, self.fresh, self.closed, self.looked = 0, True, False, False, 0
+        self.until, self.idle, self.fresh, self.closed, self.held, self.looked, self.trouble = 0, True, False, False, False, 0, ''
         self.begin(self.base if folder else _free(self.base))
         self.thread = threading.Thread(target=self.work, name='stepper', daemon=True)
         self.thread.start()
         atexit.register(self.end)              # a thread that is killed in the middle of a batch would take the process with it
 
     def ask(self, wish:str, *args):
-        "'batch', 'epoch', 'run', 'pause', 'stop' (and save), 'reset' (begin anew, in another folder), 'edit' (field, value), 'close'."
+        "'batch' (one more), 'epoch' (to its end), 'run', 'pause', 'stop' (and save), 'reset' (begin anew, in another folder), 'edit' (field, value), 'close'. Raises ValueError once it is closed."
+        if self.closed: raise ValueError('this stepper was closed: make another one')
         with self.awake:
             self.wishes.append((wish, args)); self.idle = False
             self.awake.notify_all()
@@ -585,12 +589,12 @@ class Stepper:
 
     def close(self):
         "Stop, save what was trained, and end the thread."
-        self.ask('stop')
+        if not self.closed: self.ask('stop')
         self.end()
 
     def end(self):
         "End the thread after the batch that is being computed."
-        self.ask('close')
+        if not self.closed: self.ask('close')
         self.thread.join(60)
         atexit.unregister(self.end)
 
@@ -599,45 +603,73 @@ def _free(base):
     return next(p for n in count(1) if not (p := base.with_name(f'{base.name}-{n}')).exists())
 
 # %% ../nbs/12_explore.ipynb #12-070
+def _newest(folder): return max((p.name for p in (folder/'checkpoints').glob('*.pt')), default=None)
+
+@patch
+def which(self:Stepper, recipe):
+    "The recipe, filled: what was given, or what the folder's run has. Raises ValueError where the two differ."
+    kind, about = pick_device(self.device).type, self.base/'run.json'
+    if not about.exists(): return (recipe or Recipe(dataset='shapes10', width=8)).filled(kind)
+    saved = recipe_from(read_about(self.base)['recipe'])
+    asked = {k: v for k, v in asdict(recipe.filled(kind)).items() if getattr(recipe, k) is not None} if recipe else {}
+    for k, v in asked.items():
+        if getattr(saved, k) != v: raise ValueError(f'{self.base} holds a run with {k} {getattr(saved, k)}, not {v}: leave the recipe out, or choose another folder')
+    return saved
+
 @patch
 def begin(self:Stepper, folder:Path):
-    "A new training, or the one that the folder holds. Raises ValueError if that is finished, or at work elsewhere."
-    there = (folder/'run.json').exists()
-    if there and read_about(folder)['finished']: raise ValueError(f'{folder} holds a finished run: look at it by gradcam_explorer, or choose another folder')
-    if not there and folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise FileExistsError(f'{folder} exists and holds no run: choose another folder')
-    if there: self.lock(folder)
-    self.folder, self.training = folder, Training.resume(folder, self.train, self.device) if there else Training(self.recipe, self.train, folder, self.device)
-    learn = self.training.learn
+    "A new training, or the one that the folder holds. Raises ValueError or OSError for a folder that cannot be used."
+    run = (folder/'run.json').exists()
+    if run and read_about(folder)['finished']: raise ValueError(f'{folder} holds a finished run: look at it by gradcam_explorer, or choose another folder')
+    if run and stored_logits(folder): raise ValueError(f'{folder} was trained to its end and judged: finish it by cifar_resnet --out {folder} --resume')
+    if not run and folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())): raise FileExistsError(f'{folder} exists and holds no run: choose another folder')
+    self.folder, self.last = folder, _newest(folder)
+    t = self.training = Training.resume(folder, self.train, self.device) if self.last else Training(self.recipe, self.train, folder, self.device)
+    learn = t.learn
     def watched(x, y):
         self.batch = x[:16].detach(), y[:16]
         return learn(x, y)
-    self.training.learn, self.batch = watched, None
-    self.losses, self.latest, self.trouble, self.events = [], [], '', [f'{folder} goes on with epoch {self.training.epoch + 1}, batch {self.training.at + 1}'] if there else []
+    t.learn, self.batch, self.opened, self.resumed = watched, None, run, [t.epoch + t.at/len(t.losses)] if self.last else []
+    self.losses, self.latest, self.events = [], [], [f'{folder} goes on with epoch {t.epoch + 1}, batch {t.at + 1}'] if self.last else []
     self.notice()
 
 @patch
-def lock(self:Stepper, folder):
-    "Keep others out of the folder, until `self.locked` is closed."
-    (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
-    self.locked.enter_context(only_one(folder/'checkpoints'))
+def hold(self:Stepper):
+    "Keep others out of the folder until `release`. Raises ValueError if somebody is, or was, at work there."
+    if self.held: return
+    (self.folder/'checkpoints').mkdir(parents=True, exist_ok=True)
+    self.locked.enter_context(only_one(self.folder/'checkpoints'))
+    self.held = True
+    if _newest(self.folder) != self.last or (self.folder/'run.json').exists() != self.opened or stored_logits(self.folder):
+        self.release()
+        raise ValueError(f'somebody else trained in {self.folder} meanwhile: open it anew, or reset')
+
+@patch
+def release(self:Stepper):
+    self.locked.close()
+    self.held = False
 
 @patch
 def save(self:Stepper):
-    "Write a checkpoint, the history, and what was changed by hand. The first time, open the folder."
+    "Write a checkpoint, the history, and what was changed by hand. The first time, make and open the folder."
     t = self.training
-    if not t.steps: return                                   # there is nothing to lose
+    t.check_finite()
+    if not (self.opened or self.given or self.held): self.folder = t.folder = _free(self.base)      # the one that was free may be taken by now
+    self.hold()
     if t.saved_at is None:
-        self.locked.close()                                  # after a first save that failed
-        self.lock(self.folder)
         open_run(t, self.train.classes)
+        self.opened = True
     t.save()
+    self.last = _newest(self.folder)
     write_history(self.folder/'history.csv', t.history)
-    write_json(self.folder/'run.json', {**read_json(self.folder/'run.json'), 'edits': t.edits})
+    about = read_json(self.folder/'run.json')
+    write_json(self.folder/'run.json', {**about, 'edits': t.edits, 'resumed_at': about['resumed_at'] + self.resumed})
+    self.resumed = []
 
 # %% ../nbs/12_explore.ipynb #12-072
 @patch
 def work(self:Stepper):
-    "Fulfil wishes and train, until closed."
+    "Hear wishes and train, until closed."
     while not self.closed:
         with self.awake:
             if not self.wishes and not self.due:
@@ -647,46 +679,78 @@ def work(self:Stepper):
         try:
             while self.wishes: self.fulfil(*self.wishes.popleft())
             if self.due: self.one_batch()
-        except Exception as e: self.trouble, self.until = sentence(e), 0
-        if not self.due or (not self.fresh and time.monotonic() - self.looked > self.rest_s): self.notice()
+            if not self.due or (not self.fresh and time.monotonic() - self.looked > self.rest_s): self.notice()
+        except Exception as e: self.mend(e)
 
 @patch(as_prop=True)
 def due(self:Stepper): return self.training.steps < self.until and self.training.epoch < self.training.recipe.epochs
 
 @patch
 def fulfil(self:Stepper, wish, args):
-    t, self.trouble = self.training, ''
+    t = self.training
     if wish in ('batch', 'epoch', 'run'):
         if t.epoch >= t.recipe.epochs: raise ValueError(f'all {t.recipe.epochs} epochs are done: raise epochs, or finish by cifar_resnet --out {self.folder} --resume')
-        self.until = t.steps + dict(batch=1, epoch=len(t.losses) - t.at, run=math.inf)[wish]
-    elif wish == 'edit': t.edit(*args)
+        if self.opened: self.hold()
+        so_far = self.until if self.due and self.until < math.inf else t.steps
+        self.trouble, self.until = '', dict(batch=so_far + 1, epoch=t.steps + len(t.losses) - t.at, run=math.inf)[wish]
+    elif wish == 'edit':
+        try: t.edit(*args)
+        except ValueError as e: self.trouble = sentence(e)                   # the training goes on all the same
+        else: self.trouble = ''
     else: self.until = 0
-    if wish == 'stop':
-        self.save()
-        if t.steps: self.events.append(f'saved in {self.folder}: it goes on here, or by cifar_resnet --out {self.folder} --resume')
-    if wish == 'close': self.closed = True; self.locked.close()
+    if wish == 'stop': self.stop()
+    if wish == 'close':
+        self.closed = True
+        self.release()
     if wish == 'reset':
-        self.locked.close()
+        self.release()
+        self.trouble, self.given = '', False
         self.begin(_free(self.base))
+
+@patch
+def stop(self:Stepper):
+    "Save, if there is anything to save, and let others into the folder."
+    if self.training.steps == 0: self.events.append('nothing was trained yet, so there is nothing to save')
+    else:
+        self.save()
+        self.events.append(f'saved in {self.folder}: it goes on here, or by cifar_resnet --out {self.folder} --resume')
+    self.trouble = ''
+    self.release()
 
 @patch
 def one_batch(self:Stepper):
     "Train on one batch, and note what happened."
     t = self.training
     rate, epoch = t.rate, t.epoch
-    self.latest.append((t.steps + 1, t.step()))
+    try: self.latest.append((t.steps + 1, t.step()))
+    except FloatingPointError: raise
+    except Exception:
+        t.open_epoch(t.at, t.losses[:t.at].tolist(), t.right.item(), t.seconds)           # the batch was drawn, but not learnt from
+        raise
     if t.epoch > epoch and t.rate < rate: self.events.append(f'after epoch {t.epoch} the plateau lowered the learning rate from {rate:.3g} to {t.rate:.3g}')
     if t.epoch == t.recipe.epochs or time.monotonic() - t.saved > self.save_every_s: self.save()
 
 @patch
+def mend(self:Stepper, e):
+    "Pause and say what went wrong. After numbers that are none, go back to what was saved last, or else to the beginning."
+    self.trouble, self.until = sentence(e), 0
+    try:
+        if isinstance(e, FloatingPointError): self.begin(self.folder)
+        else: self.notice()
+    except Exception as worse:                                               # not even a look is possible: say at least that
+        self.seen.trouble, self.seen.running = sentence(worse), False
+        self.tell()
+
+@patch
 def notice(self:Stepper):
-    "Look at the training, and leave plain numbers for others."
+    "Look at the training, and leave plain numbers for others. Raises FloatingPointError if a loss or weight is none."
     t = self.training
+    if self.latest: t.check_finite()
     self.losses += zip([step for step, _ in self.latest], torch.stack([loss for _, loss in self.latest]).tolist()) if self.latest else []
     self.latest = []
-    def asked(x, y): return SimpleNamespace(pictures=_pictures(x, t.mean, t.std), labels=y.tolist(), claims=predict(t.model, x).argmax(1).tolist())
+    def asked(model, x, y): return SimpleNamespace(pictures=_pictures(x, t.mean, t.std), labels=y.tolist(), claims=predict(model, x).argmax(1).tolist())
     self.seen = SimpleNamespace(losses=list(self.losses), history=list(t.history), epoch=t.epoch, at=t.at, batches=len(t.losses), steps=t.steps, recipe=t.recipe, rate=t.rate, norms=layer_norms(t.model),
-                                batch=self.batch and asked(*self.batch), held=asked(t.valid_x[:16], t.valid_y[:16]), edits=list(t.edits), events=list(self.events), trouble=self.trouble, running=self.due, folder=self.folder)
+                                batch=self.batch and asked(t.model, *self.batch), held=asked(t.averaged, t.valid_x[:16], t.valid_y[:16]), edits=list(t.edits), events=list(self.events), trouble=self.trouble, running=self.due, folder=self.folder)
     if not self.fresh:
         self.fresh = True
         self.tell()
@@ -735,7 +799,7 @@ def _value(field, text):
 def _status(seen):
     "Where a training stands, as HTML."
     r, row = seen.recipe, seen.history[-1] if seen.history else None
-    words = f'Epoch {min(seen.epoch + 1, r.epochs)} of {r.epochs}, batch {seen.at} of {seen.batches}, learning rate {seen.rate:.3g}' if seen.epoch < r.epochs else f'All {r.epochs} epochs are done (cifar_resnet --out {seen.folder} --resume reads the test set and draws the figures)'
+    words = f'Epoch {min(seen.epoch + 1, r.epochs)} of {r.epochs}, batch {seen.at} of {seen.batches}, learning rate {seen.rate:.3g}' if seen.epoch < r.epochs else f'All {r.epochs} epochs are done (Stop, and cifar_resnet --out {seen.folder} --resume reads the test set and draws the figures)'
     if row: words += f'; held out: loss {row["valid_loss"]:.3f}, {row["valid_accuracy"]:.1%} right'
     words += '. ' + ('Running.' if seen.running else 'Paused.')
     edits = [f'edited by hand: {e["field"]} {e["old"]} → {e["new"]} after batch {e["step"]}' for e in seen.edits[-3:]]
@@ -745,7 +809,7 @@ def _from_any_thread(does):
     "`does`, to be called from another thread: it is done by the kernel's loop, or at once where there is none."
     try: loop = asyncio.get_running_loop()
     except RuntimeError: return does
-    return lambda: loop.call_soon_threadsafe(does)
+    return lambda: None if loop.is_closed() else loop.call_soon_threadsafe(does)
 
 def training_stepper(
     recipe:Recipe=None,     # None: a small network on Shapes-10, which learns within a minute
@@ -765,17 +829,21 @@ def training_stepper(
             except Exception as e: words, drawn = said(sentence(e), trouble=True), picture.value
             page.moving, rate.value = True, seen.rate
             page.moving, status.value, picture.value = False, words, drawn
+            if seen.steps == 0: show_value()                 # after a reset
     def change():
         try: stepper.ask('edit', name.value, _value(name.value, new.value))
         except ValueError as e: status.value = said(sentence(e), trouble=True)
     def show_value(_=None): new.value = str(getattr(stepper.seen.recipe, name.value))
+    def press(wish):
+        try: stepper.ask(wish)
+        except ValueError as e: status.value = said(sentence(e), trouble=True)
 
     name = choice('or', [f for f in EDITABLE if f != 'lr'], '190px')
     new = widgets.Text(description='to', continuous_update=False, **_wide('110px'))
-    stepper = Stepper(recipe or Recipe(dataset='shapes10', width=8), folder, device, data_dir)
+    stepper = Stepper(recipe, folder, device, data_dir)
     helps = {'One batch': 'train on the next batch', 'One epoch': 'train to the end of this epoch', 'Run': 'train on and on', 'Pause': 'stop after the batch that is being computed',
              'Stop': 'pause, and save', 'Reset': 'begin anew with fresh weights; what was saved stays'}
-    buttons = {words: button(words, partial(stepper.ask, words.split()[-1].lower()), help_) for words, help_ in helps.items()}
+    buttons = {words: button(words, partial(press, words.split()[-1].lower()), help_) for words, help_ in helps.items()}
     rows = [[*buttons.values()], [rate, name, new, button('Change', change, 'change the field from the next batch on')]]
     page = widgets.VBox([*map(_row, rows), status, picture], layout=dict(align_items='flex-start'))
     page.add_class('cifar-training')

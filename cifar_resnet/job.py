@@ -417,6 +417,7 @@ def _one(key, fields, out, until, options, device, loaded):
         kind = recipe.dataset, recipe.variant
         if kind not in loaded: loaded[kind] = load_data(recipe, options.get('data_dir'))
         run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, draw=False, data=loaded[kind], **options)
+        if run.metrics['edits']: raise ValueError(f'{folder} was edited by hand, and so is no run of this recipe: move it away')
     except KeyboardInterrupt:
         if time.time() < until: raise
         return None

@@ -141,7 +141,7 @@ def only_one(folder:str|Path):
         return
     with open(Path(folder)/'.lock', 'a', opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)) as f:      # not through a link
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise ValueError(f'another process is at work in {folder}: wait for it, or choose another --out') from None
+        except BlockingIOError: raise ValueError(f'another process is at work in {folder}: wait for it, or choose another folder (--out)') from None
         except OSError: warnings.warn(f'{folder} cannot be locked (a mounted drive?): see to it that no second process works there')
         yield
 

@@ -240,7 +240,7 @@ def steps(self:Training):
 
 @patch(as_prop=True)
 def rate(self:Training):
-    "The learning rate of the latest batch, or of the next one after a change."
+    "The learning rate that the optimiser holds: of the latest batch, or after a change of the next one."
     return self.opt.param_groups[0]['lr']
 
 @patch
@@ -414,6 +414,7 @@ def take_over(self:Training, step:int, field:str, old, new):
     new = getattr(self.recipe, field)
     if field in ('lr', 'weight_decay'):
         for group in self.opt.param_groups: group[field] = new
+        self.warm()                              # while the rate rises, lr is where it will end
     if field.startswith('plateau_') and field != 'plateau_start': setattr(self.plateau, field.removeprefix('plateau_'), new)
     self.edits.append(dict(step=step, field=field, old=old, new=new))
 
@@ -422,7 +423,8 @@ def edit(self:Training, field:str, value):
     "Change a field of the recipe from the next batch on. Raises ValueError for a field of `EDITABLE` that is not, and for a value that makes no sense."
     if field == 'flip' and self.at: raise ValueError('flip can be changed between two epochs only: step to the end of this one')
     if field == 'epochs' and isinstance(value, int) and value < self.epoch + (self.at > 0): raise ValueError(f'epochs cannot be {value}: epoch {self.epoch + (self.at > 0)} has begun')
-    self.take_over(self.steps, field, self.rate if field == 'lr' else getattr(self.recipe, field, None), value)
+    warm = field == 'lr' and self.steps >= self.recipe.warmup*len(self.losses)
+    self.take_over(self.steps, field, self.rate if warm else getattr(self.recipe, field, None), value)
     if field == 'flip': self.open_epoch()
 
 # %% ../nbs/08_train.ipynb #08-109

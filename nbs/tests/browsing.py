@@ -10,7 +10,7 @@ BROWSERS = 'chromium chromium-browser google-chrome google-chrome-stable chrome'
 FLAGS = '''--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
     --no-proxy-server'''.split() + ['--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
 APP = 'import sys; from cifar_resnet.cli import app_main; sys.exit(app_main())'
-STARTING_S = 90                                          # Python, torch and a network, on a busy machine
+STARTING_S = 180                                         # Python, torch and a network, on a busy machine
 # What a browser may complain of without a fault of ours.
 HARMLESS = [r'favicon\.ico', r'\.map$']                  # an icon that a server lacks; maps from minified scripts to their source
 
@@ -29,7 +29,7 @@ def free_port():
     with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
 
 
-def end(process, by=signal.SIGINT, within=30):
+def end(process, by=signal.SIGINT, within=90):
     "Stop a process that we started, and what it says last: (exit code, seconds)."
     start = time.monotonic()
     if process.poll() is None: process.send_signal(by)

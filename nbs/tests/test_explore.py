@@ -14,7 +14,7 @@ from cifar_resnet.data import Images, shapes10, split
 from cifar_resnet.evaluate import confidence, predict
 from cifar_resnet.explore import (Explorer, Stepper, _uploaded, app, augmentation_explorer, augmentation_picture, card, gradcam_explorer, look, look_picture,
                                   mistake_explorer, said, sentence, subject, training_stepper)
-from cifar_resnet.job import job
+from cifar_resnet.job import job, sweep
 from cifar_resnet.plots import ORANGE
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training
@@ -271,11 +271,154 @@ def test_trouble_is_said_and_survived(stepper, tmp_path, monkeypatch):
     assert s.look().trouble == '' and (tmp_path/'run'/'run.json').exists()
     s.ask('edit', 'lr', 1e30); s.ask('run'); s.wait()
     assert 'no longer a finite number' in s.look().trouble and not s.look().running
+    assert (s.training.steps, s.training.rate, s.training.edits) == (1, 1e-3, [])       # back at what was saved
+    s.ask('epoch'); s.wait()
+    assert s.look().trouble == '' and s.training.steps == 4
+
+
+def test_numbers_that_are_none_before_anything_was_saved(stepper, tmp_path):
+    s = stepper()
+    s.ask('edit', 'lr', 1e30); s.ask('run'); s.wait()
+    assert 'no longer a finite number' in s.look().trouble and s.training.steps == 0 and not (tmp_path/'run').exists()
+    s.ask('epoch'); s.wait(); s.ask('stop'); s.wait()
+    assert s.look().trouble == '' and stepper_again(s).training.steps == 4
+
+
+def stepper_again(s):
     s.close()
-    again = stepper()                                          # what was saved before is whole
-    assert again.training.steps == 1
-    again.ask('epoch'); again.wait()
-    assert again.look().trouble == ''
+    again = Stepper(None, s.folder, 'cpu')
+    again.end()
+    return again
+
+
+def test_a_batch_that_fails_is_not_lost(stepper):
+    "Out of memory once, in the second batch: all four are learnt from, as by a plain loop."
+    s, learn = stepper(), None
+    learn = s.training.learn
+    def fails(x, y):
+        if s.training.steps == 1 and not failed: failed.append(1); raise torch.OutOfMemoryError('too little memory')
+        return learn(x, y)
+    failed, s.training.learn = [], fails
+    s.ask('epoch'); s.wait()
+    assert 'too little memory' in s.look().trouble and s.training.steps == 1
+    s.ask('epoch'); s.wait()
+    plain = Training(TINY, s.train, device='cpu')
+    for _ in range(4): plain.step()
+    assert s.look().trouble == '' and s.training.steps == 4
+    for name, value in plain.model.state_dict().items(): assert torch.equal(value, s.training.model.state_dict()[name]), name
+
+
+def test_the_worker_outlives_those_who_listen(stepper):
+    s = stepper()
+    def gone(): raise RuntimeError('Event loop is closed')
+    s.tell = gone
+    s.ask('batch'); s.wait()
+    s.tell = lambda: None
+    s.ask('batch'); s.wait()
+    assert s.thread.is_alive() and s.training.steps == 2
+
+
+def test_two_without_a_folder_do_not_share_one(tmp_path, monkeypatch):
+    "Which folder is free is asked again at the first save."
+    monkeypatch.chdir(tmp_path)
+    one, two = (Stepper(TINY, None, 'cpu') for _ in range(2))
+    for s in (one, two): s.ask('epoch'); s.wait()
+    one.close(); two.close()
+    assert (one.folder, two.folder) == (one.folder.with_name('by-hand-1'), one.folder.with_name('by-hand-2'))
+    assert [(f/'checkpoints'/'000000004.pt').exists() for f in (one.folder, two.folder)] == [True, True]
+
+
+def test_a_folder_that_was_taken_meanwhile_is_left_alone(stepper):
+    one, two = stepper(), stepper()
+    for _ in range(2): one.ask('epoch'); one.wait()
+    two.ask('batch'); two.wait()
+    one.ask('stop'); one.wait()
+    two.ask('stop'); two.wait()
+    assert 'somebody else trained in' in two.look().trouble
+    two.ask('reset'); two.wait(); two.ask('batch'); two.wait(); two.ask('stop'); two.wait()
+    assert two.look().trouble == '' and two.folder.name == 'run-1'
+    one.ask('batch'); one.wait()
+    assert one.look().trouble == '' and one.training.steps == 9
+
+
+def test_after_a_stop_the_command_finishes_it(stepper, tmp_path, capsys):
+    "The page need not be closed; it does not train on behind the command's back."
+    s = stepper()
+    s.ask('batch'); s.wait(); s.ask('stop'); s.wait()
+    assert main(['--out', str(tmp_path/'run'), '--resume', '--device', 'cpu']) == 0
+    s.ask('batch'); s.wait()
+    assert 'somebody else trained in' in s.look().trouble and s.training.steps == 1
+
+
+def test_a_run_that_was_judged_is_not_trained_on(stepper, tmp_path, monkeypatch):
+    "Interrupted between its logits and its seal."
+    def interrupted(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr('cifar_resnet.job.draw_figures', interrupted)
+        with pytest.raises(KeyboardInterrupt): job(replace(TINY, epochs=1), tmp_path/'run', device='cpu', progress=False)
+    with pytest.raises(ValueError, match='trained to its end and judged'): stepper(replace(TINY, epochs=1))
+
+
+def test_the_recipe_of_a_folder(stepper, tmp_path):
+    s = stepper()
+    s.ask('batch'); s.wait(); s.close()
+    with pytest.raises(ValueError, match='holds a run with width 4, not 8: leave the recipe out'): stepper(replace(TINY, width=8))
+    again = stepper(None)
+    assert again.recipe == s.recipe and again.training.steps == 1
+    again.ask('batch'); again.wait(); again.close()
+    assert read_json(tmp_path/'run'/'run.json')['resumed_at'] == [.25]
+
+
+def test_a_run_without_a_checkpoint_begins_anew(stepper, tmp_path):
+    s = stepper()
+    s.ask('batch'); s.wait(); s.close()
+    for p in (tmp_path/'run'/'checkpoints').glob('*.pt'): p.unlink()
+    again = stepper(None)
+    again.ask('epoch'); again.wait(); again.ask('stop'); again.wait()
+    assert again.look().trouble == '' and stepper_again(again).training.steps == 4
+    (tmp_path/'other'/'checkpoints').mkdir(parents=True)
+    assert stepper(folder='other').training.steps == 0
+
+
+def test_closed_is_said(tmp_path):
+    page = training_stepper(TINY, tmp_path/'run', 'cpu')
+    page.stepper.close()
+    page.buttons['One batch'].click()
+    assert 'was closed: make another one' in page.said.value
+
+
+def test_clicks_add_up(stepper):
+    s = stepper(replace(TINY, epochs=9))
+    go, learn = threading.Semaphore(0), s.training.learn
+    s.training.learn = lambda x, y: (go.acquire(), learn(x, y))[1]
+    for _ in range(3): s.ask('batch')
+    for _ in range(9): go.release()
+    s.wait()
+    assert s.training.steps == 3
+
+
+def test_a_wrong_change_stops_nothing(stepper):
+    s = stepper(replace(TINY, epochs=50))
+    s.ask('run'); s.ask('edit', 'clip', -1)
+    while s.training.steps < 9: time.sleep(.01)
+    assert 'clip must be at least 0' in s.trouble and s.due
+    s.ask('pause'); s.wait()
+    assert 'clip must be at least 0' in s.look().trouble
+
+
+def test_a_run_edited_by_hand_counts_for_no_recipe(stepper, tmp_path):
+    s = stepper(replace(TINY, epochs=1), folder='sweep/tiny-0')
+    s.ask('batch'); s.wait(); s.ask('edit', 'lr', .1); s.wait(); s.close()
+    found = sweep({'tiny': {k: getattr(TINY, k) for k in ('dataset', 'width', 'batch_size', 'limit')} | dict(epochs=1)}, [0], tmp_path/'sweep', devices=['cpu'])
+    assert not found['runs'] and 'was edited by hand' in found['failed'][0]['error']
+
+
+def test_the_same_file_twice():
+    page = gradcam_explorer(SMALL)
+    for n in (1, 2):
+        page.upload.set_trait('value', uploading('mine.png', png_file()) if widgets.__version__ >= '8' else uploading(f'mine{n}.png', png_file()))
+        assert len(page.controls['shown'].options) == n + 1
+    with pytest.raises(ValueError, match='there is no image 80: choose one from 0 to 79'): gradcam_explorer(SMALL, 80)
 
 
 def test_folders_of_others_are_left_alone(stepper, tmp_path):
