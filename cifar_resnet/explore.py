@@ -222,8 +222,9 @@ class Explorer(widgets.VBox):
     def refresh(self, change=None):
         "Draw what the controls say."
         if self.quiet: return
-        try: self.picture.value, self.said.value = self.remembered(**{name: c.value for name, c in self.controls.items()})
+        try: picture, words = self.remembered(**{name: c.value for name, c in self.controls.items()})
         except Exception as e: self.fail(e)
+        else: self.said.value, self.picture.value = words, picture           # who sees the new picture has its words already
 
     def fail(self, e:Exception):
         "Say what went wrong."

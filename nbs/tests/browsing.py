@@ -9,7 +9,7 @@ from urllib.request import urlopen
 BROWSERS = 'chromium chromium-browser google-chrome google-chrome-stable chrome'.split()
 FLAGS = '''--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
     --no-proxy-server'''.split() + ['--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
-APP = 'import sys; from cifar_resnet.cli import app_main; sys.exit(app_main())'
+APP = 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from cifar_resnet.cli import app_main; sys.exit(app_main())'     # in the background a shell lets SIGINT be ignored
 STARTING_S = 180                                         # Python, torch and a network, on a busy machine
 # What a browser may complain of without a fault of ours.
 HARMLESS = [r'favicon\.ico', r'\.map$']                  # an icon that a server lacks; maps from minified scripts to their source
