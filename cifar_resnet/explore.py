@@ -823,14 +823,15 @@ def training_stepper(
     rate = widgets.FloatLogSlider(1e-3, min=-6, max=0, step=.05, description='learning rate', readout_format='.2g', continuous_update=False, **_wide('340px'))
 
     def draw():
-        seen = None
-        while seen is not stepper.look():                 # there may be news since it was drawn
-            seen = stepper.seen
-            try: words, drawn = _status(seen), card(step_picture(seen, stepper.train.classes))
-            except Exception as e: words, drawn = said(sentence(e), trouble=True), picture.value
-            page.moving, rate.value = True, seen.rate
-            page.moving, status.value, picture.value = False, words, drawn
-            if seen.steps == 0: show_value()                 # after a reset
+        seen = stepper.seen
+        try: words, drawn = _status(seen), card(step_picture(seen, stepper.train.classes))
+        except Exception as e: words, drawn = said(sentence(e), trouble=True), picture.value
+        page.moving, rate.value = True, seen.rate
+        page.moving, status.value, picture.value = False, words, drawn
+        if seen.steps == 0: show_value()                  # after a reset
+        if stepper.look() is not seen:                    # there was news meanwhile: once more, after whatever else waits for the kernel
+            stepper.fresh = True
+            stepper.tell()
     def change():
         try: stepper.ask('edit', name.value, _value(name.value, new.value))
         except ValueError as e: status.value = said(sentence(e), trouble=True)

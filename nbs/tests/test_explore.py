@@ -455,6 +455,31 @@ def test_the_kernels_loop_draws(tmp_path, monkeypatch):
     made.stepper.close()
 
 
+def test_slow_drawing_does_not_keep_the_page_from_hearing(tmp_path, monkeypatch):
+    "A picture takes longer than the rest between two of them: a click is heard after the picture that is being drawn, and the last picture shows the pause."
+    drawn = []
+    def slow(seen, classes):
+        time.sleep(.8)
+        drawn.append(seen.running)
+        return Image.new('RGB', (4, 4))
+    monkeypatch.setattr(explore, 'step_picture', slow)
+    async def page():
+        made = training_stepper(replace(TINY, epochs=10_000), tmp_path/'run', 'cpu')
+        made.buttons['Run'].click()
+        heard = []
+        while time.monotonic() < start + 6:
+            await asyncio.sleep(.05)
+            heard.append(time.monotonic())
+        assert len(drawn) > 3 and max(b - a for a, b in zip(heard, heard[1:])) < 1.6            # never two in a row without a word in between
+        made.buttons['Pause'].click()
+        await asyncio.sleep(3)
+        return made
+    start = time.monotonic()
+    made = asyncio.run(page())
+    assert 'Paused.' in made.said.value and not drawn[-1]
+    made.stepper.end()
+
+
 def test_the_rate_follows_the_plateau_without_being_an_edit(tmp_path):
     page = training_stepper(TINY, tmp_path/'run', 'cpu')
     page.stepper.training.opt.param_groups[0]['lr'] = 5e-4     # as a plateau would
