@@ -45,6 +45,7 @@ def _add_recipe(parser):
     add('--data_dir', metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT', help='stop after so many seconds, saved, to be gone on with')
+    add('--precision', default='auto', metavar='TEXT', help='what convolutions are computed in: auto, fp32, bf16 or fp16; a resumed run keeps its own (default: auto, the fastest that is sound here)')
     add('--engine', default='eager', metavar='TEXT', help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
 
 def _typed(args):

@@ -24,11 +24,10 @@ def predict(
     model:nn.Module,
     x:Tensor,      # (N,3,H,W) normalised, on any device
     bs:int=250,    # images at a time
-    amp:torch.dtype=None, # compute in this type under autocast; None: as the weights are
 ) -> Tensor: # (N,C) float32 logits on the CPU
-    "Logits of all images: in eval mode, without gradients; the mode of every module is left as it was."
+    "Logits of all images: in eval mode, without gradients, in float32 if the weights are (no TF32 either); the mode of every module is left as it was."
     device = next(model.parameters()).device
-    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, amp, enabled=amp is not None):
+    with evaluating(model), torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits = torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu()
     return logits.clone()            # outside: a normal tensor, which may enter a graph
 
@@ -37,12 +36,11 @@ def predict_views(
     model:nn.Module,
     x:Tensor,      # (N,3,H,W) normalised, on any device
     bs:int=250,    # images at a time
-    amp:torch.dtype=None, # as in `predict`
 ) -> Tensor: # (N,C) float32 logits on the CPU
     "Weighted mean of the logits over six views: the picture, moved by a pixel up-left and down-right, and the mirror image of each (Jordan 2024)."
     H, W = x.shape[-2:]
     wide = F.pad(x, (1,1,1,1))
-    pair = lambda view: (predict(model, view, bs, amp) + predict(model, view.flip(-1), bs, amp))/2
+    pair = lambda view: (predict(model, view, bs) + predict(model, view.flip(-1), bs))/2
     return pair(x)/2 + pair(wide[...,2:,2:])/4 + pair(wide[...,:H,:W])/4
 
 # %% ../nbs/06_evaluate.ipynb #06-020

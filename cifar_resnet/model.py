@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'WEIGHTS', 'LayerNorm', 'PixelNorm', 'conv', 'Block', 'ResNet', 'check_model', 'weights_file',
-           'weights_metadata', 'load_weights', 'resnet18', 'RowNorm', 'by_rows', 'summary']
+           'weights_metadata', 'load_weights', 'resnet18', 'RowNorm', 'by_rows', 'centre_filters', 'summary']
 
 # %% ../nbs/05_model.ipynb #05-003
 import json, math
@@ -133,6 +133,15 @@ def by_rows(model:nn.Module) -> nn.Module: # the same model
     for m in model.modules():
         if type(m) is LayerNorm: m.__class__ = RowNorm
     return model
+
+# %% ../nbs/05_model.ipynb #05-049c
+@torch.no_grad()
+def centre_filters(
+    model:nn.Module,
+):
+    "Take its mean over channels, height and width off every filter of every convolution, in place."
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]     # each (c_out,c_in,h,w)
+    torch._foreach_sub_(weights, [w.mean((1,2,3), keepdim=True) for w in weights])
 
 # %% ../nbs/05_model.ipynb #05-051
 def summary(
