@@ -118,7 +118,7 @@ class Recipe:
 
     def hash(self):
         "Eight hexadecimal digits for everything but the seed."
-        what = {k: v for k,v in asdict(self).items() if k != 'seed' and v != BEFORE.get(k)}       # as it was before there were such fields
+        what = {k: v for k,v in asdict(self).items() if k != 'seed' and (k, v) not in BEFORE.items()}       # as before there were such fields
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 # %% ../nbs/08_train.ipynb #08-012

@@ -17,14 +17,14 @@ from cifar_resnet.train import Recipe, Training
 CPU = torch.device('cpu')
 TINY = Recipe(dataset='shapes10', width=8, batch_size=32, epochs=1).filled()
 TRAIN = replace(shapes10(n_train=200, n_test=10)[0], masks=None)
-QUICK = dict(device='cpu', width=[8], batch_size=32, pairs=2, images=500, seconds=.05)
+QUICK = dict(device='cpu', width=[8], batch_size=32, pairs=2, images=500, seconds=.05, memory=False)
 
 
 @pytest.fixture(scope='module')
 def found():
     told = []
     found = bench(**{**QUICK, 'width': [12, 8]}, tell=told.append)
-    assert len(told) == 4 and 'width 12' in told[1] and 'width 8' in told[-1]
+    assert len(told) == 6 and 'width 12' in told[1] and 'width 8' in told[-1]
     return found
 
 
@@ -49,6 +49,24 @@ def test_shares_and_ceiling_follow_from_what_was_measured(found):
     assert c['flop_an_image'] == flops(Recipe(width=8)) and len(c['flop_a_second']) == 5
     assert c['training_flop_a_second'] == pytest.approx(found['training'][-1]['ours']*c['flop_an_image'])
     assert c['achieved'] == pytest.approx(c['training_flop_a_second']/max(c['flop_a_second'].values()))
+
+
+def test_a_row_for_every_precision(monkeypatch):
+    "What is asked for is ours; what else the device computes in stands beside it."
+    monkeypatch.setattr(benchmarks, 'computes', lambda device, precision: precision != 'float16')
+    best = dict(float32=1e9, bfloat16=4e9)
+    monkeypatch.setattr(benchmarks, 'ceiling', lambda device, dtype, *args: dict(convolution=best[str(dtype).removeprefix('torch.')]))
+    found = bench(**QUICK, precision='bf16')
+    ours, other = found['precisions']
+    assert (ours['precision'], other['precision'], ours['peak_memory_bytes']) == ('bfloat16', 'float32', None)
+    assert ours['images_a_second'] == found['training'][0]['ours'] == found['engines'][0]['images_a_second'] and len(found['engines']) == 1
+    for row in (ours, other): assert row['achieved'] == pytest.approx(row['images_a_second']*flops(Recipe(width=8))/best[row['precision']])
+    assert found['ceiling']['dtype'] == 'bfloat16' and found['ceiling']['achieved'] == ours['achieved']
+
+
+def test_memory_is_that_of_a_process_of_its_own():
+    small, large = (benchmarks.memory_of(replace(TINY, batch_size=bs), 'float32') for bs in (8, 512))
+    assert 1e8 < small < large - 5e7
 
 
 def test_the_parts_are_the_whole():
@@ -77,7 +95,7 @@ def test_a_training_can_go_on_afterwards():
 
 def test_a_look_at_some_held_out_images_stands_for_all(monkeypatch):
     seen = []
-    monkeypatch.setattr(benchmarks, 'predict', lambda model, x, amp: time.sleep(.02) or seen.append(len(x)))
+    monkeypatch.setattr(benchmarks, 'predict', lambda model, x: time.sleep(.02) or seen.append(len(x)))
     spent = where_time_goes(Training(replace(TINY, batch_size=4), TRAIN, device='cpu'), 1)
     assert set(seen) == {4} and spent['validation_seconds'] >= .02*20/4
 
@@ -97,7 +115,8 @@ def test_both_loops_do_the_same_sum(monkeypatch):
     for module in (benchmarks, train): monkeypatch.setattr(module, 'mean_std', lambda images: ([128/255]*3, [.25]*3))
     blank, made = Images(np.full((200,32,32,3), 128, np.uint8), np.full(200, 3), TRAIN.classes), []
     monkeypatch.setattr(benchmarks, 'resnet18', lambda *args: made.append(resnet18(*args)) or made[-1])
-    plain, training = plain_loop(TINY, blank, CPU, workers=0), Training(TINY, blank, device='cpu')
+    free = replace(TINY, filters='free')                      # as the plain loop has them
+    plain, training = plain_loop(free, blank, CPU, workers=0), Training(free, blank, device='cpu')
     pairs = list(zip(made[0].parameters(), training.model.parameters(), strict=True))
     for p, q in pairs: assert torch.equal(p, q)
     before = [p.detach().clone() for p, _ in pairs]
@@ -148,6 +167,7 @@ def test_an_engine_is_asked_for_by_its_name(monkeypatch):
     class Fake(Training):
         def __init__(self, *args, **kw): asked.append(kw['engine']); super().__init__(*args, **kw)
     monkeypatch.setattr(benchmarks, 'Training', Fake)
+    monkeypatch.setattr(benchmarks, 'computes', lambda device, precision: precision == 'float32')
     found = bench(**{**QUICK, 'engines': ['rows', 'eager']})
     assert asked == ['rows', 'eager']
     assert [row['engine'] for row in found['engines']] == ['rows', 'eager'] and found['training'][0]['ours'] == found['engines'][0]['images_a_second']
@@ -231,7 +251,7 @@ def test_a_typed_flag_wins_over_quick(monkeypatch, capsys):
     monkeypatch.setattr(benchmarks, 'bench', fake)
     assert main('--quick --width 16 --pairs 3 --engines a b'.split()) == 2
     del asked['tell']
-    assert asked == dict(width=[16], pairs=3, engines=['a', 'b'], batch_size=32, images=500, seconds=.1)
+    assert asked == dict(width=[16], pairs=3, engines=['a', 'b'], batch_size=32, images=500, seconds=.1, memory=False)
     asked.clear(); main([])
     assert list(asked) == ['tell']
 

@@ -336,7 +336,7 @@ def test_another_recipe(field, value, tmp_path):
 
 
 @pytest.mark.trust('faults', 'an older or newer schema')
-@pytest.mark.parametrize('schema', [1, 3, None])
+@pytest.mark.parametrize('schema', [1, 4, None])
 def test_schema(schema, stopped):
     out, state = stopped
     save_checkpoint(out/'checkpoints', {**state, 'schema': schema}, 99)

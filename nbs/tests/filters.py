@@ -1,0 +1,171 @@
+"""Why LayerNorm alone learns slowly, and what filters with mean zero change: about an hour and a half on one CPU core.
+
+    CIFAR10_DIR=... python nbs/tests/filters.py --out DIR             # all parts; what is finished is kept, the same command goes on
+    CIFAR10_DIR=... python nbs/tests/filters.py --out DIR --publish   # and write nbs/results/filters.json
+    ... --only geometry                                                     # one part: geometry, ablation or maps
+
+geometry   three networks (layer, free; layer, zero-mean; batch, free) by the strict recipe, looked at every half epoch: how alike different images are to each block,
+           what share of the activations is the channels' means, how much of the gradient and of Adam's step lies along the direction that the projection removes,
+           and what the two parts of one step do, to the loss and to all images at once
+ablation   norm x filters, width 16, 20,000 images of CIFAR-10, 3 epochs, three seeds
+maps       are the maps of a zero-mean network truer? Shapes-10, width 8, a last map of 8x8 cells, three seeds of each
+"""
+import argparse, os, sys
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cifar_resnet import train
+from cifar_resnet.augment import normalise
+from cifar_resnet.core import evaluating
+from cifar_resnet.data import cifar10, shapes10
+from cifar_resnet.faithful import localisation
+from cifar_resnet.gradcam import gradcam, upsample
+from cifar_resnet.job import spread, sweep
+from cifar_resnet.runs import provenance, read_json, write_json
+from cifar_resnet.train import Recipe, Training, load_run
+
+from faithfulness import reach
+
+RESULTS = Path(__file__).parent.parent/'results'
+NETS = {'layer, free': dict(norm='layer', filters='free'), 'layer, zero-mean': dict(norm='layer', filters='zero_mean'), 'batch, free': dict(norm='batch', filters='free')}
+WIDTH, IMAGES, EPOCHS = 32, 20_000, 3          # of the networks that are looked at
+LOOKS = 256                                    # held-out images that they are looked at with
+
+
+def filters_of(model): return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+def mean_share(tensors):
+    "How much of the energy of filters, their gradients or their steps (c_out,c_in,h,w) lies along each filter's own mean."
+    mean = sum((t.mean((1,2,3))**2).sum()*t[0].numel() for t in tensors)
+    return (mean/sum((t**2).sum() for t in tensors)).item()
+
+
+def alike(model, x):
+    "The mean cosine between the activations of two images behind each block; and behind the last one the share of the energy that is the channels' means."
+    outs = []
+    handles = [block.register_forward_hook(lambda m, i, out: outs.append(out)) for stage in model.stages for block in stage]
+    with evaluating(model), torch.no_grad(): model(x)
+    for handle in handles: handle.remove()
+    n = len(x)
+    cosines = []
+    for out in outs:
+        rows = F.normalize(out.flatten(1))
+        cosines.append((((rows.sum(0)**2).sum() - n)/(n*(n-1))).item())
+    last = outs[-1]
+    return dict(cosines=cosines, channel_means=((last.mean((0,2,3))**2).sum()/(last**2).mean((0,2,3)).sum()).item())
+
+
+def with_step(model, steps, x, y):
+    "A copy of the model moved by `steps`: loss, and the logits."
+    moved = deepcopy(model)
+    with torch.no_grad():
+        for p, step in zip(moved.parameters(), steps): p += step
+        moved.train()                                          # as it is trained: BatchNorm by its batch
+        logits = moved(x)
+    return F.cross_entropy(logits, y).item(), logits
+
+
+def one_step(training, x, y):
+    "What the next step of this training is made of, and what its two parts do to the loss and to the logits of other images."
+    # A copy takes the step; the projection is left out, so that what it would remove is seen.
+    t = deepcopy_training(training)
+    before = [p.detach().clone() for p in t.model.parameters()]
+    usual, train.centre_filters = train.centre_filters, lambda model: None
+    try: t.step()
+    finally: train.centre_filters = usual
+    step = [p.detach() - b for p, b in zip(t.model.parameters(), before)]
+    mean = [s.mean((1,2,3), keepdim=True).expand_as(s) if s.ndim == 4 else torch.zeros_like(s) for s in step]
+    rest = [s - m for s, m in zip(step, mean)]
+    gradient = [p.grad for p in t.model.parameters() if p.ndim == 4]
+    found = dict(gradient=mean_share(gradient), adams_step=mean_share([s for s in step if s.ndim == 4]))
+    loss, logits = with_step(training.model, [torch.zeros_like(s) for s in step], x, y)
+    for name, part in dict(mean=mean, rest=rest).items():
+        after, moved = with_step(training.model, part, x, y)
+        change = moved - logits                                                   # (N,10)
+        found[name] = dict(loss=after - loss, common=((change.mean(0)**2).sum()/(change**2).mean(0).sum()).item(), size=(change**2).mean().sqrt().item())
+    return found
+
+
+def deepcopy_training(t):
+    "A training of its own at the same place: with the same next batch."
+    new = Training(t.recipe, DATA, device='cpu', precision=t.precision)
+    new.model.load_state_dict(t.model.state_dict()); new.opt.load_state_dict(deepcopy(t.opt.state_dict()))
+    new.epoch = t.epoch
+    new.open_epoch(t.at, t.losses[:t.at])
+    return new
+
+
+def geometry(args):
+    global DATA
+    DATA = cifar10(args.data_dir)[0]
+    found = {}
+    for name, fields in NETS.items():
+        t = Training(Recipe(width=WIDTH, limit=IMAGES, epochs=EPOCHS, **fields), DATA, device='cpu', precision='fp32')
+        x, y = t.valid_x[:LOOKS], t.valid_y[:LOOKS]
+        rows, half = [], len(t.losses)//2
+        def look():
+            rows.append(dict(epoch=t.steps/len(t.losses), **alike(t.model, x), filters=mean_share(filters_of(t.model)), **one_step(t, x, y)))
+            print(name, {k: v if not isinstance(v, float) else round(v, 3) for k, v in rows[-1].items()}, flush=True)
+        look()
+        while t.epoch < EPOCHS:
+            t.step()
+            if t.epoch < EPOCHS and t.at in (0, half): look()
+        found[name] = dict(rows=rows, history=t.history)
+    return dict(width=WIDTH, images=IMAGES, looked_at=LOOKS, precision='float32', nets=found)
+
+
+def ablation(args):
+    recipes = {f'{norm}-{filters}': dict(norm=norm, filters=filters, width=16, limit=20_000, epochs=3)
+               for norm in ('layer', 'batch', 'group8') for filters in ('free', 'zero_mean')}
+    found = sweep(recipes, args.seeds, Path(args.out)/'ablation', ['cpu'], data_dir=args.data_dir)
+    if found['failed']: raise RuntimeError(found['failed'][0]['error'])
+    return dict(table=found['table'], runs=[{k: row[k] for k in ('name', 'seed', 'valid_accuracy', 'valid_loss', 'precision', 'hardware', 'train_seconds')} for row in found['runs']])
+
+
+def maps(args):
+    "Accuracy, pointing, mass and leak of the maps of both kinds of networks."
+    test = shapes10(n_train=10, n_test=1000, seed=1)[1]
+    labels, silhouette = torch.from_numpy(test.labels), torch.from_numpy(test.masks['filled'])
+    recipes = {'free-35-epochs': dict(filters='free', epochs=35), 'zero-mean-20-epochs': dict(filters='zero_mean', epochs=20), 'zero-mean-35-epochs': dict(filters='zero_mean', epochs=35)}
+    found = sweep({name: dict(dataset='shapes10', width=8, strides=(1,1,2,2), **fields) for name, fields in recipes.items()}, args.seeds, Path(args.out)/'maps', ['cpu'], read_test=True)
+    if found['failed']: raise RuntimeError(found['failed'][0]['error'])
+    rows = []
+    for row in found['table']:
+        seeds = [run['seed'] for run in found['runs'] if run['name'] == row['name']]
+        measured = []
+        for seed in seeds:
+            run = load_run(Path(args.out)/'maps'/f'{row["name"]}-{seed}')
+            x = normalise(torch.from_numpy(test.images), run.metrics['mean'], run.metrics['std'])
+            raw = torch.cat([gradcam(run.model, *part) for part in zip(x.split(250), labels.split(250))])
+            where, rings = localisation(upsample(raw), silhouette), reach(run.model, x[:500])
+            measured.append({**{k: where[k].mean().item() for k in ('pointing', 'mass')}, 'leak': rings[4]/rings[0]})        # 24 pixels away, of what changes nearby
+        rows.append(dict(name=row['name'], runs=row['runs'], test_accuracy=row['test_accuracy'], **{k: spread([m[k] for m in measured]) for k in measured[0]}))
+        print(rows[-1], flush=True)
+    return rows
+
+
+PARTS = dict(geometry=geometry, ablation=ablation, maps=maps)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', required=True, help='the folder of the runs and of what was found so far')
+    parser.add_argument('--data_dir', default=os.environ.get('CIFAR10_DIR'))
+    parser.add_argument('--seeds', type=lambda s: [int(n) for n in s.split(',')], default=[0, 1, 2])
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--publish', action='store_true')
+    args = parser.parse_args()
+    path = Path(args.out)/'filters.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in args.only:
+        known = read_json(path) if path.exists() else {}
+        if name not in known: write_json(path, {**known, name: PARTS[name](args)})
+    if args.publish: write_json(RESULTS/'filters.json', dict(command='python nbs/tests/filters.py --out DIR --publish', **provenance(torch.device('cpu')), **read_json(path)))
+
+
+if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,86 @@
+"""Files outlive code: what an earlier version wrote is read, and means what it meant then, whatever is usual today.
+
+The runs in `earlier/` were written by the versions that their names tell: width 1, 40 drawn pictures, three epochs of two batches, one thread.
+"""
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from cifar_resnet.data import shapes10
+from cifar_resnet.fetch import file_hash
+from cifar_resnet.job import job, sweep
+from cifar_resnet.runs import read_json, seal, write_json
+from cifar_resnet.train import Recipe, Training, load_run, read_about
+
+EARLIER = Path(__file__).parent/'earlier'
+ASKED = dict(dataset='shapes10', width=1, epochs=3, limit=40, batch_size=20)
+THEN = dict(filters='free', schedule='plateau')
+DATA = shapes10()[0]
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    "A copy of an earlier run, by its name."
+    return lambda name: Path(shutil.copytree(EARLIER/name, tmp_path/name))
+
+
+def test_a_finished_run(earlier):
+    run = load_run(earlier('schema2-finished'))
+    assert (run.recipe.filters, run.recipe.schedule) == ('free', 'plateau')
+    assert (run.metrics['precision'], run.metrics['test_accuracy']) == ('float32', read_json(EARLIER/'schema2-finished'/'run.json')['test_accuracy'])
+    assert run.recipe.hash() == run.metrics['recipe_hash']             # the name of its folder is still the same
+
+
+def test_a_finished_run_is_found_by_its_command_and_not_taken_for_todays_recipe(earlier):
+    folder = earlier('schema2-finished')
+    before = (folder/'run.json').read_bytes()
+    assert job(dict(ASKED, **THEN), folder, device='cpu', draw=False).metrics['epoch'] == 3
+    with pytest.raises(ValueError, match='filters free, not zero_mean: add --filters free if that is the one you mean'): job(ASKED, folder, device='cpu', draw=False)
+    assert (folder/'run.json').read_bytes() == before                  # sealed by the version that trained it
+
+
+def test_a_changed_digit_is_seen(earlier):
+    folder = earlier('schema2-finished')
+    write_json(folder/'run.json', {**read_json(folder/'run.json'), 'test_accuracy': .5})
+    with pytest.raises(ValueError, match='changed after the run had sealed it'): load_run(folder)
+
+
+def test_an_unfinished_run_goes_on_as_what_it_was(earlier):
+    folder = earlier('schema2-unfinished')
+    was = read_about(folder)['recipe']
+    assert {k: was[k] for k in THEN} == THEN and was['warmup'] == 2                  # today's best has zero-mean filters, a line, one epoch
+    run = job(dict(ASKED, recipe='best'), folder, device='cpu', resume=True, progress=False, draw=False)
+    assert asdict(run.recipe) == was and run.metrics['precision'] == 'float32' and run.metrics['schema'] == 3
+    fresh = Training(Recipe(**was), DATA, device='cpu')
+    for row, other in zip(fresh, run.history, strict=True): assert row['train_loss'] == pytest.approx(other['train_loss'], abs=1e-4) and row['lr'] == other['lr']
+
+
+def test_the_other_precision_is_refused(earlier):
+    folder = earlier('schema2-unfinished')
+    with pytest.raises(ValueError, match='it began in float32, not bf16: leave precision out'): Training.resume(folder, DATA, 'cpu', precision='bf16')
+    assert Training.resume(folder, DATA, 'cpu', precision='fp32').recipe.filters == 'free'
+
+
+def test_the_test_set_of_an_earlier_run_opened_today(earlier):
+    folder = earlier('schema2-finished')
+    about = read_json(folder/'run.json')
+    about.update(test_reads=0, test_accuracy=None, test_accuracy_ci95=None, test_loss=None, misclassified=None)
+    logits = load_file(folder/'logits.safetensors')
+    save_file({k: v for k, v in logits.items() if k.startswith('held_out')}, folder/'logits.safetensors')
+    about['files']['logits.safetensors'] = file_hash(folder/'logits.safetensors')
+    write_json(folder/'run.json', {**about, 'seal': seal(about)})
+    run = job(dict(ASKED, **THEN), folder, device='cpu', draw=False)
+    assert run.metrics['test_accuracy'] == read_json(EARLIER/'schema2-finished'/'run.json')['test_accuracy']
+    assert run.metrics['schema'] == 3 and run.metrics['precision'] == 'float32' and 'amp' not in run.metrics
+
+
+def test_rows_of_an_earlier_sweep(tmp_path):
+    found = sweep({'a': dict(ASKED, **THEN)}, [0], tmp_path, ['cpu'])
+    row = found['runs'][0]
+    for field in THEN: del row['recipe'][field]
+    write_json(tmp_path/'sweep.json', {**found, 'runs': [row]})
+    assert sweep({'a': dict(ASKED, **THEN)}, [0], tmp_path, ['cpu'])['runs'] == [row]
+    with pytest.raises(ValueError, match='filters free, not zero_mean'): sweep({'a': ASKED}, [0], tmp_path, ['cpu'])
