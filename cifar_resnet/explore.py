@@ -728,7 +728,7 @@ def one_batch(self:Stepper):
     except Exception:
         t.open_epoch(t.at, t.losses[:t.at].tolist(), t.right.item(), t.seconds)           # the batch was drawn, but not learnt from
         raise
-    if t.epoch > epoch and t.rate < rate: self.events.append(f'after epoch {t.epoch} the plateau lowered the learning rate from {rate:.3g} to {t.rate:.3g}')
+    if t.recipe.schedule == 'plateau' and t.epoch > epoch and t.rate < rate: self.events.append(f'after epoch {t.epoch} the plateau lowered the learning rate from {rate:.3g} to {t.rate:.3g}')
     if t.epoch == t.recipe.epochs or time.monotonic() - t.saved > self.save_every_s: self.save()
 
 @patch

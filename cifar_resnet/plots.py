@@ -65,8 +65,9 @@ def picture_grid(
 def lr_drops(
     history:list[dict], # rows with `epoch` and `lr`
 ) -> list[int]: # epochs, the first with the new rate
-    "The epochs that began with a lower learning rate than the one before."
-    return [b['epoch'] for a,b in zip(history, history[1:]) if b['lr'] < a['lr']]
+    "The epochs that began with a lower learning rate than the one before; none for a rate that falls in most epochs."
+    drops = [b['epoch'] for a,b in zip(history, history[1:]) if b['lr'] < a['lr']]
+    return drops if len(drops) <= len(history)/2 else []
 
 def curves(
     history:list[dict], # rows with epoch, lr, train_loss, train_accuracy, valid_loss, valid_accuracy
