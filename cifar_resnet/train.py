@@ -59,7 +59,7 @@ BEST = dict(
     STRICT,
     filters='zero_mean',
     flip='alternating',
-    optimiser='adamw',
+    optimiser='muon',
     lr=2e-3,
     weight_decay=.05,
     warmup=1,
