@@ -360,7 +360,7 @@ def main(argv:list=None) -> int: # exit code
     add('--width', type=int, nargs='+', metavar='INT', help='channels of the first stage; of several the last is looked at closely (default: 64)')
     add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')
     add('--pairs', type=int, metavar='INT', help='how often the plain loop and ours are timed in turn (default: 7)')
-    add('--precision', metavar='TEXT', help='what ours computes in: auto, fp32, bf16 or fp16; the others that the device has are timed beside it (default: auto)')
+    add('--precision', choices=('auto', *PRECISIONS), help='what ours computes in; the others that the device has are timed beside it (default: auto)')
     add('--engines', nargs='+', metavar='TEXT', help='ways to drive the training, each timed beside the plain loop (default: eager)')
     add('--quick', action='store_true', help='a smoke run of some seconds; its numbers mean nothing')
     add('--out', metavar='FILE', help='also write everything to this JSON file')

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from . import __version__
-from .core import home, ranks, together
+from .core import PRECISIONS, home, ranks, together
 from .data import FORMATS
 from .explore import subject
 from .job import explain, job, publish, sweep
@@ -45,7 +45,7 @@ def _add_recipe(parser):
     add('--data_dir', metavar='DIR', help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT', help='stop after so many seconds, saved, to be gone on with')
-    add('--precision', default='auto', metavar='TEXT', help='what convolutions are computed in: auto, fp32, bf16 or fp16; a resumed run keeps its own (default: auto, the fastest that is sound here)')
+    add('--precision', default='auto', choices=('auto', *PRECISIONS), help='what convolutions are computed in; a resumed run keeps its own (default: auto, the fastest that is sound here)')
     add('--engine', default='eager', metavar='TEXT', help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
 
 def _typed(args):

@@ -28,13 +28,18 @@ def digest(stream):
 def stream(how, epoch, **kw): return how(torch.from_numpy(DATA.images), torch.from_numpy(DATA.labels), ORDERS[epoch], TABLES[epoch], 32, MEAN, STD, **kw)
 
 
-@pytest.mark.trust('same bits', 'a whole run, three times in three processes')
-def test_three_of_three(tmp_path):
+@pytest.mark.trust('same bits', 'a whole run, three times in three processes, in float32 and in bfloat16')
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('recipe', ['strict', 'best'])
+def test_three_of_three(recipe, precision, tmp_path):
+    how = '--recipe', recipe, '--precision', precision
     outs = [tmp_path/str(i) for i in range(3)]
-    for process in [start(tmp_path/'log', doomed.run, out) for out in outs]: assert finish(process) == 0
+    for process in [start(tmp_path/'log', doomed.run, out, *how) for out in outs]: assert finish(process) == 0
     first, *others = map(outcome, outs)
     assert all(other == first for other in others)
-    assert doomed.run(tmp_path/'another', '--seed', '1') == 0 and outcome(tmp_path/'another')[3] != first[3]
+    assert doomed.run(tmp_path/'another', '--seed', '1', *how) == 0 and outcome(tmp_path/'another')[3] != first[3]
+    other = {'fp32': 'bf16', 'bf16': 'fp32'}[precision]
+    assert doomed.run(tmp_path/'rounded', *how[:3], other) == 0 and outcome(tmp_path/'rounded')[3] != first[3]
 
 
 @pytest.mark.trust('same bits', 'batches of albumentations, by the number of workers')
