@@ -4,13 +4,15 @@
     CIFAR10_DIR=... python nbs/tests/filters.py --out DIR --publish   # and write nbs/results/filters.json
     ... --only geometry                                                     # one part: geometry, ablation or maps
 
-geometry   three networks (layer, free; layer, zero-mean; batch, free) by the strict recipe, looked at every half epoch: how alike different images are to each block,
-           what share of the activations is the channels' means, how much of the gradient and of Adam's step lies along the direction that the projection removes,
-           and what the two parts of one step do, to the loss and to all images at once
+geometry   networks by the strict recipe, looked at every half epoch: how alike different images are to each block, what share of the activations is the channels' means,
+           how much of the gradient and of Adam's step lies along the direction that the projection removes, and what the two parts of one step do, to the loss and to
+           all images at once. Beside free, zero-mean and BatchNorm there are two halves of the projection: filters that are centred once, at the start, and filters
+           that keep the mean they were drawn with
 ablation   norm x filters, width 16, 20,000 images of CIFAR-10, 3 epochs, three seeds
 maps       are the maps of a zero-mean network truer? Shapes-10, width 8, a last map of 8x8 cells, three seeds of each
 """
 import argparse, os, sys
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -25,15 +27,35 @@ from cifar_resnet.data import cifar10, shapes10
 from cifar_resnet.faithful import localisation
 from cifar_resnet.gradcam import gradcam, upsample
 from cifar_resnet.job import spread, sweep
+from cifar_resnet.model import centre_filters
 from cifar_resnet.runs import provenance, read_json, write_json
 from cifar_resnet.train import Recipe, Training, load_run
 
 from faithfulness import reach
 
 RESULTS = Path(__file__).parent.parent/'results'
-NETS = {'layer, free': dict(norm='layer', filters='free'), 'layer, zero-mean': dict(norm='layer', filters='zero_mean'), 'batch, free': dict(norm='batch', filters='free')}
-WIDTH, IMAGES, EPOCHS = 32, 20_000, 3          # of the networks that are looked at
+NETS = {                                       # what is done to the filters' means: at the start, after a step
+    'layer, free': dict(norm='layer', filters='free'),
+    'layer, centred once': dict(norm='layer', filters='zero_mean', halves=(True, False)),
+    'layer, means held': dict(norm='layer', filters='zero_mean', halves=(False, True)),
+    'layer, zero-mean': dict(norm='layer', filters='zero_mean'),
+    'batch, free': dict(norm='batch', filters='free'),
+}
+WIDTH, IMAGES, EPOCHS = 16, 20_000, 3          # of the networks that are looked at
 LOOKS = 256                                    # held-out images that they are looked at with
+
+
+def half_of(at_start, after_steps):
+    "One half of the projection, in place of `centre_filters`."
+    drawn = []
+    def project(model):
+        means = [w.mean((1,2,3), keepdim=True) for w in filters_of(model)]
+        if not drawn:                                                                    # the first call: after the initialisation
+            drawn.extend(means)
+            if at_start: centre_filters(model)
+        elif after_steps:
+            with torch.no_grad(): torch._foreach_sub_(filters_of(model), [m - d for m, d in zip(means, drawn)])
+    return project
 
 
 def filters_of(model): return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -60,6 +82,14 @@ def alike(model, x):
     return dict(cosines=cosines, channel_means=((last.mean((0,2,3))**2).sum()/(last**2).mean((0,2,3)).sum()).item())
 
 
+@contextmanager
+def projecting(by):
+    "Inside, trainings project their filters by this function."
+    usual, train.centre_filters = train.centre_filters, by
+    try: yield
+    finally: train.centre_filters = usual
+
+
 def with_step(model, steps, x, y):
     "A copy of the model moved by `steps`: loss, and the logits."
     moved = deepcopy(model)
@@ -72,26 +102,27 @@ def with_step(model, steps, x, y):
 
 def one_step(training, x, y):
     "What the next step of this training is made of, and what its two parts do to the loss and to the logits of other images."
-    # A copy takes the step; the projection is left out, so that what it would remove is seen.
-    t = deepcopy_training(training)
-    before = [p.detach().clone() for p in t.model.parameters()]
-    usual, train.centre_filters = train.centre_filters, lambda model: None
-    try: t.step()
-    finally: train.centre_filters = usual
+    with projecting(lambda model: None):                       # a copy takes the step; the projection is left out, so that what it would remove is seen
+        t = copy_of(training)
+        before = [p.detach().clone() for p in t.model.parameters()]
+        t.step()
     step = [p.detach() - b for p, b in zip(t.model.parameters(), before)]
     mean = [s.mean((1,2,3), keepdim=True).expand_as(s) if s.ndim == 4 else torch.zeros_like(s) for s in step]
     rest = [s - m for s, m in zip(step, mean)]
     gradient = [p.grad for p in t.model.parameters() if p.ndim == 4]
     found = dict(gradient=mean_share(gradient), adams_step=mean_share([s for s in step if s.ndim == 4]))
     loss, logits = with_step(training.model, [torch.zeros_like(s) for s in step], x, y)
+    length = lambda part: torch.cat([s.flatten() for s in part]).norm()
     for name, part in dict(mean=mean, rest=rest).items():
         after, moved = with_step(training.model, part, x, y)
         change = moved - logits                                                   # (N,10)
-        found[name] = dict(loss=after - loss, common=((change.mean(0)**2).sum()/(change**2).mean(0).sum()).item(), size=(change**2).mean().sqrt().item())
+        unit = [s*(length(step)/length(part)) for s in part]                      # as long as the whole step
+        bend = sum(with_step(training.model, [sign*s for s in unit], x, y)[0] for sign in (1, -1))/2 - loss
+        found[name] = dict(loss=after - loss, bend=bend, common=((change.mean(0)**2).sum()/(change**2).mean(0).sum()).item(), size=(change**2).mean().sqrt().item())
     return found
 
 
-def deepcopy_training(t):
+def copy_of(t):
     "A training of its own at the same place: with the same next batch."
     new = Training(t.recipe, DATA, device='cpu', precision=t.precision)
     new.model.load_state_dict(t.model.state_dict()); new.opt.load_state_dict(deepcopy(t.opt.state_dict()))
@@ -105,6 +136,8 @@ def geometry(args):
     DATA = cifar10(args.data_dir)[0]
     found = {}
     for name, fields in NETS.items():
+        fields = dict(fields)
+        train.centre_filters = half_of(*fields.pop('halves')) if 'halves' in fields else centre_filters
         t = Training(Recipe(width=WIDTH, limit=IMAGES, epochs=EPOCHS, **fields), DATA, device='cpu', precision='fp32')
         x, y = t.valid_x[:LOOKS], t.valid_y[:LOOKS]
         rows, half = [], len(t.losses)//2
@@ -116,6 +149,7 @@ def geometry(args):
             t.step()
             if t.epoch < EPOCHS and t.at in (0, half): look()
         found[name] = dict(rows=rows, history=t.history)
+    train.centre_filters = centre_filters
     return dict(width=WIDTH, images=IMAGES, looked_at=LOOKS, precision='float32', nets=found)
 
 

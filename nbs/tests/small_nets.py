@@ -21,7 +21,7 @@ NETS = {
     'shapes10': dict(strides=FINE),
     'shapes10-batch': dict(strides=FINE, norm='batch'),
     'shapes10-shortcut': dict(strides=FINE, variant='shortcut'),
-    'shapes10-distractors': dict(strides=FINE, variant='distractors', epochs=60),      # what is no class must be learned first
+    'shapes10-distractors': dict(strides=FINE, variant='distractors'),
     'shapes10-coarse': dict(strides=(1,2,2,2)),
 }
 EPOCHS = 24                       # half the width of the quick start's network learns more slowly
