@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from .core import evaluating
+from .core import evaluating, in_float32
 
 # %% ../nbs/06_evaluate.ipynb #06-007
 def predict(
@@ -25,9 +25,9 @@ def predict(
     x:Tensor,      # (N,3,H,W) normalised, on any device
     bs:int=250,    # images at a time
 ) -> Tensor: # (N,C) float32 logits on the CPU
-    "Logits of all images: in eval mode, without gradients, in float32 if the weights are (no TF32 either); the mode of every module is left as it was."
+    "Logits of all images: in eval mode, without gradients, in float32 even inside an autocast; the mode of every module is left as it was."
     device = next(model.parameters()).device
-    with evaluating(model), torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with evaluating(model), torch.inference_mode(), in_float32(device):
         logits = torch.cat([model(part.to(device)).float() for part in x.split(bs)]).cpu()
     return logits.clone()            # outside: a normal tensor, which may enter a graph
 

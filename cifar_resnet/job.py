@@ -50,7 +50,8 @@ def _refuse_other(folder, saved, asked, typed):
     "Raise ValueError, naming the first difference, if the run in `folder` has another recipe than asked for."
     if other := _difference(saved, asked):
         field = other.split()[0]
-        instead = f'leave --{field} out' if field in typed else f'add --{field} {saved[field]} if that is the one you mean'
+        value = ','.join(map(str, saved[field])) if isinstance(saved[field], tuple) else saved[field]
+        instead = f'leave --{field} out' if field in typed else f'add --{field} {value} if that is the one you mean'
         raise ValueError(f'{folder} holds a run with {other}: {instead}, or choose another --out')
 
 def _difference(saved, asked):
@@ -179,7 +180,7 @@ def figures(
         drawn = [*(overlay(shown, each, scale) for each in maps[:2]), overlay(shown, maps[2], scale, signed=True)]
         titles = [[n if each.max() > 0 else f'{n}: none' for n, each in zip(name(c), m)] for c, m in zip((claim, true), maps)]
         margin, evidence = why.margin, why.evidence
-    return dict(curves=plots.curves(run.history, m['epoch']), misclassified=plots.mistakes(shown, name(true), name(claim), sure, n - right, n),
+    return dict(curves=plots.curves(run.history, m['epoch'], drops=run.recipe.schedule == 'plateau'), misclassified=plots.mistakes(shown, name(true), name(claim), sure, n - right, n),
                 gradcam=plots.contrasts(shown, drawn, name(true), *titles, margin, evidence), confusion=plots.confusion(confusion_counts(logits, labels), m['classes']),
                 classes=plots.class_bars(class_accuracies(logits, labels, m['classes'])),
                 reliability=plots.reliability(*(calibration(confidence(logits, t), labels) for t in (1., m['temperature']))))
@@ -229,6 +230,8 @@ def job(
     asked = recipe if isinstance(recipe, dict) else {k: v for k,v in asdict(recipe).items() if v is not None}
     kind = pick_device(device).type
     full = recipe_from(asked).filled(kind)
+    if isinstance(recipe, dict) and full.schedule != 'plateau' and (unused := [k for k in asked if k.startswith('plateau_')]):
+        raise ValueError(f'{unused[0]} means nothing where the rate falls in a line: leave it out, or add --schedule plateau')
     folder = home(out) if out else run_folder(full)
     if kind == 'cuda': torch.cuda.reset_peak_memory_stats()
     about = _standing(folder, full, asked, resume)
@@ -295,7 +298,7 @@ def _go_on(recipe, train, about, folder, **options):
     "The training of a run from its newest checkpoint. Raises ValueError if that belongs to another recipe."
     training = Training.resume(folder, train, **options)
     if other := _difference(asdict(training.planned), asdict(recipe)): raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({other}): remove them to start anew')
-    write_json(folder/'run.json', {**about, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
+    write_json(folder/'run.json', {**about, 'precision': training.precision, 'resumed_at': about['resumed_at'] + [training.epoch + training.at/len(training.losses)]})
     return training
 
 LONG = 3600           # seconds; a run on a CPU that has more before it says so
@@ -308,7 +311,7 @@ def time_to_go(
     t = training
     left = batch_seconds*(t.recipe.epochs*len(t.losses) - t.steps)
     if t.device.type != 'cpu' or left < LONG: return ''
-    narrower = ', or --width 16 for a network that is done many times sooner' if t.recipe.width > 16 else ''
+    narrower = ', or begin another run by --width 16: that is done many times sooner' if t.recipe.width > 16 else ''
     return f'about {left/3600:.1f} hours to go on this processor (width {t.recipe.width}, {t.precision}): Ctrl-C saves, --resume goes on{narrower}'
 
 def _train(training, progress):
@@ -319,7 +322,7 @@ def _train(training, progress):
         bar.update()
         if len(seen) < 10:
             seen.append(time.monotonic())
-            if len(seen) == 10 and (line := time_to_go(t, statistics.median(b - a for a, b in zip(seen, seen[1:])))): bar.write(line, sys.stderr)
+            if len(seen) == 10 and progress and (line := time_to_go(t, statistics.median(b - a for a, b in zip(seen, seen[1:])))): bar.write(line, sys.stderr)
     with tqdm(total=t.recipe.epochs*total, initial=t.epoch*total + t.at, **({} if progress else dict(disable=True)), unit='batch', dynamic_ncols=True, mininterval=.5) as bar:
         t.on_step = on_step
         write_history(path, t.history)
@@ -392,10 +395,10 @@ def sweep(
     out, until = home(out), time.time() + budget_s
     devices = devices or [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
     plan = _plan(recipes, seeds, pick_device(devices[0]).type)
-    if mixed := _mixed(plan, devices, options.get('precision', 'auto')): warnings.warn(mixed)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         rows = _rows_so_far(out, plan, read_test)
+        if mixed := _mixed(plan, rows, pick_device(devices[0]), options.get('precision', 'auto')): warnings.warn(mixed)
         todo = [key for key in plan if key not in rows]
         for row in _each([(key, plan[key], out, until, dict(options, read_test=read_test)) for key in todo], devices, until):
             rows[row['name'], row['seed']] = row
@@ -415,14 +418,20 @@ def _plan(recipes, seeds, kind):
         except ValueError as e: raise ValueError(f'{name}: {e}') from e
     return plan
 
-def _mixed(plan, devices, precision):
-    "A sentence if the runs of a sweep compute in different precisions, else None."
-    devices, names = [pick_device(d) for d in devices], {}
-    for (name, _), fields in plan.items():
-        for device in devices: names.setdefault(pick_precision(precision, device, recipe_from(fields).filled(device.type).width), {})[name] = None
+def _mixed(plan, rows, device, precision):
+    "A sentence if the runs of a sweep, those that are finished and those to come, compute in different precisions, else None."
+    names = {}
+    for (name, seed), fields in plan.items():
+        word = rows.get((name, seed), {}).get('precision') or pick_precision(precision, device, recipe_from(fields).filled(device.type).width)
+        names.setdefault(word, {})[name] = None
     if len(names) > 1:
         who = '; '.join(f'{word}: {", ".join(those)}' for word, those in names.items())
         return f'this sweep mixes precisions ({who}): choose one by --precision if its rows are to be compared'
+
+def _meant(fields):
+    "All that a run's recipe must be, in whatever folder it is found: today's presets filled in (but for a batch size that the device decides)."
+    asked = recipe_from(fields)
+    return {k: v for k, v in asdict(asked.filled()).items() if k != 'batch_size' or asked.batch_size}
 
 def _rows_so_far(out, plan, read_test):
     "Finished runs from sweep.json: (name, seed) -> row."
@@ -431,8 +440,7 @@ def _rows_so_far(out, plan, read_test):
     except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is damaged ({e}): restore it, or remove it (what is finished is found again in its folder)') from e
     for key, row in list(rows.items()):
         if key not in plan: continue
-        asked = recipe_from(plan[key])
-        if other := _difference(asdict(saved_recipe(row['recipe'])), {k: v for k, v in asdict(asked.filled('cpu')).items() if k != 'batch_size' or asked.batch_size}):
+        if other := _difference(asdict(saved_recipe(row['recipe'])), _meant(plan[key])):
             raise ValueError(f'{out} holds results of {key[0]!r} with another recipe ({other}): choose another name, or another --out')
         if read_test and not row['test_reads']: del rows[key]
     return rows
@@ -446,6 +454,7 @@ def _one(key, fields, out, until, options, device, loaded):
     try:
         recipe = recipe_from(fields).filled()
         kind = recipe.dataset, recipe.variant
+        if (folder/'run.json').exists(): _refuse_other(folder, read_about(folder)['recipe'], _meant(fields), fields)
         if kind not in loaded: loaded[kind] = load_data(recipe, options.get('data_dir'))
         run = job(fields, folder, device=device, resume=(folder/'run.json').exists(), budget_s=left, progress=False, draw=False, data=loaded[kind], **options)
         if run.metrics['edits']: raise ValueError(f'{folder} was edited by hand, and so is no run of this recipe: move it away')

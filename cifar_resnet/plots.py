@@ -65,15 +65,15 @@ def picture_grid(
 def lr_drops(
     history:list[dict], # rows with `epoch` and `lr`
 ) -> list[int]: # epochs, the first with the new rate
-    "The epochs that began with a lower learning rate than the one before; none for a rate that falls in most epochs."
-    drops = [b['epoch'] for a,b in zip(history, history[1:]) if b['lr'] < a['lr']]
-    return drops if len(drops) <= len(history)/2 else []
+    "The epochs that began with a lower learning rate than the one before."
+    return [b['epoch'] for a,b in zip(history, history[1:]) if b['lr'] < a['lr']]
 
 def curves(
     history:list[dict], # rows with epoch, lr, train_loss, train_accuracy, valid_loss, valid_accuracy
     best:int=None,      # the epoch whose weights are kept, marked by a ring
+    drops:bool=True,    # mark the drops of the learning rate; False: it falls all the time
 ) -> Figure:
-    "Loss and accuracy on training and held-out images by epoch, with the drops of the learning rate marked."
+    "Loss and accuracy on training and held-out images by epoch."
     fig, [axes] = axes_grid(8, 3, 1, 2)
     epochs = [row['epoch'] for row in history]
     for ax, what in zip(axes, ('loss', 'accuracy')):
@@ -81,7 +81,7 @@ def curves(
             values = [row[f'{split}_{what}'] for row in history]
             ax.plot(epochs, values, style, color=colour, label={'train':'training (augmented)', 'valid':'held out'}[split], marker='.' if len(epochs)<3 else None)
             if best and split=='valid': ax.plot(best, values[epochs.index(best)], 'o', mfc='none', color=colour, label=f'kept: epoch {best}')
-        for i, epoch in enumerate(lr_drops(history)):
+        for i, epoch in enumerate(lr_drops(history) if drops else []):
             ax.axvline(epoch-.5, color=GREY, ls=':', lw=1, label='learning rate drops' if i==0 else None)
         ax.set(xlabel='epoch', title=what)
         ax.xaxis.get_major_locator().set_params(integer=True)

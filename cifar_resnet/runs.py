@@ -183,10 +183,14 @@ def provenance(device:torch.device) -> dict:
                 git_revision=revision, git_clean=revision and _git(top, 'status', '--porcelain', '--untracked-files=no') == '')
 
 # %% ../nbs/07_runs.ipynb #07-036
+def _most_held():
+    "Bytes. Where Linux tells, of this very program: the usual figure is inherited from whoever started it."
+    with suppress(OSError, StopIteration): return next(int(line.split()[1])*1024 for line in open('/proc/self/status') if line.startswith('VmHWM'))
+    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+
 def peak_memory(device:torch.device) -> dict:
     "The most memory that this process has held so far, and PyTorch on the GPU, in bytes; None where it is not known."
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return dict(peak_memory_bytes=resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit,
+    return dict(peak_memory_bytes=_most_held(),
                 peak_gpu_memory_bytes=torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else None)
 
 # %% ../nbs/07_runs.ipynb #07-040

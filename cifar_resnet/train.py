@@ -8,7 +8,7 @@ __all__ = ['STRICT', 'BEST', 'RECIPES', 'FOR_SHAPES10', 'BEFORE', 'CHOICES', 'AT
            'first_model', 'as_matrix', 'FilterMuon', 'Training', 'read_about', 'load_run']
 
 # %% ../nbs/08_train.ipynb #08-003
-import hashlib, json, math, operator, time
+import hashlib, json, math, operator, time, warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .augment import FLIPS, albumentations_batches, batches, draws, normalise
-from .core import PRECISIONS, autocast, home, pick_device, pick_precision, ranks, rng, seeded, summed
+from .core import PRECISIONS, autocast, computes, home, pick_device, pick_precision, ranks, rng, seeded, summed
 from .data import VARIANTS, Images, mean_std, split
 from .evaluate import accuracy, predict
 from .model import Block, by_rows, centre_filters, check_model, load_weights, resnet18
@@ -183,11 +183,12 @@ def first_model(recipe:Recipe, num_classes:int):
 
 # %% ../nbs/08_train.ipynb #08-031b
 def as_matrix(
-    w, # (c_out,c_in,h,w), of a convolution
+    w,         # (c_out,c_in,h,w), of a convolution
+    like=None, # whose order of memory it is to have; None: its own
 ): # (c_out,c_in*h*w)
-    "A filter a row, in the order of its memory: no copy where that is `channels_last` (or plain)."
-    w = w.detach()
-    return (w.permute(0,2,3,1) if w.is_contiguous(memory_format=torch.channels_last) else w).flatten(1)
+    "A filter a row: no copy where its numbers lie so in memory, `channels_last` or plain."
+    last = (w if like is None else like).is_contiguous(memory_format=torch.channels_last)
+    return (w.detach().permute(0,2,3,1) if last else w.detach()).flatten(1)
 
 class FilterMuon(torch.optim.Optimizer):
     "Muon for the filters of convolutions, AdamW for all other weights."
@@ -203,10 +204,11 @@ class FilterMuon(torch.optim.Optimizer):
         for inner, group in zip((self.muon, self.adamw), self.param_groups):
             inner.param_groups[0].update(lr=group['lr'], weight_decay=group['weight_decay'])
         for p, m in zip(self.filters, self.matrices):
-            m.grad, self.muon.state[m] = as_matrix(p.grad), self.state[p]          # the state is kept here, where it is saved
+            m.grad, self.muon.state[m] = as_matrix(p.grad, p), self.state[p]       # the state is kept here, where it is saved
         self.adamw.state = self.state
         self.muon.step()
         self.adamw.step()
+        for m in self.matrices: m.grad = None
 
 OPTIMISERS = dict(adam=partial(Adam, fused=True), adamw=partial(AdamW, fused=True), sgd=partial(SGD, momentum=.9, nesterov=True), muon=FilterMuon)
 
@@ -245,6 +247,7 @@ class Training:
         self.model.to(self.device, memory_format=torch.channels_last)
         self.net = self.shared(engine_of(self.model, engine))
         self.averaged = deepcopy(self.model) if r.average else self.model       # the weights that are looked at and shipped
+        if r.optimiser == 'muon' and not computes(self.device, 'bfloat16'): warnings.warn('Muon finds its steps in bfloat16, which is emulated here and may be slow: --optimiser adamw is the quicker one')
         self.opt = OPTIMISERS[r.optimiser](self.model.parameters(), r.lr, weight_decay=r.weight_decay)
         self.plateau = ReduceLROnPlateau(self.opt, factor=r.plateau_factor, patience=r.plateau_patience, threshold=r.plateau_threshold, cooldown=r.plateau_cooldown)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision=='float16')
@@ -319,8 +322,8 @@ def rate_at(self:Training, step:int):
     risen = r.warmup*batches
     if step < risen: return r.lr*min(1, (step + 1)/risen)
     if r.schedule == 'plateau': return None
-    start, top = self.slope or (risen, r.lr)
-    return top*(r.epochs*batches - step)/(r.epochs*batches - start)
+    (start, top), end = self.slope or (risen, r.lr), r.epochs*batches
+    return top*(end - step)/(end - start) if step > start else top
 
 @patch
 def set_rate(self:Training):
@@ -415,6 +418,8 @@ def _check_state(self, state):
     wanted = dict(losses=torch.zeros(at), right=0, seconds=0., history=[{k: kind() for k, kind in HISTORY.items()}]*epoch, model=weights, plateau=self.plateau.state_dict(),
                   averaged=weights if self.recipe.average else {}, opt={**self.opt.state_dict(), 'state': {i: moments(p) for i, p in enumerate(params) if stepped}},
                   best=dict(valid_loss=0., epoch=0, weights=weights) if epoch else dict(valid_loss=0.))
+    if self.scaler.is_enabled(): wanted['scaler'] = self.scaler.state_dict()
+    if [g['params'] for g in state['opt']['param_groups']] != [g['params'] for g in wanted['opt']['param_groups']]: raise ValueError('its opt has the weights in another order')
     for part, like in wanted.items():
         if not _alike(state[part], like): raise ValueError(f'its {part} is not what a run of this recipe has there')
     if not (0 <= state['right'] <= at*self.recipe.batch_size and state['best'].get('epoch', 0) <= epoch): raise ValueError('it counts what has not happened yet')
@@ -427,7 +432,7 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', preci
     if not isinstance(state, dict) or state.get('schema') not in READABLE: raise ValueError(f'the checkpoint in {folder} was written by another version of this package: finish the run with that one')
     try:
         state = up_to_date(state)
-        began = state['precision'] or ('bfloat16' if pick_device(device).type == 'cuda' else 'float32')       # as it was decided then
+        began = state['precision'] or (pick_precision('auto', pick_device(device)) if pick_device(device).type == 'cuda' else 'float32')       # as it was decided then
         if precision not in ('auto', began) and PRECISIONS.get(precision) != began: raise ValueError(f'it began in {began}, not {precision}: leave precision out, or begin another run')
         self = cls(saved_recipe(state['recipe']), train, folder, device, precision=began, **kw)
         if state['data_sha256'] != self.data_sha256: raise ValueError(f'it was trained on other data: images with the SHA-256 {state["data_sha256"][:12]}…, not {self.data_sha256[:12]}…')
@@ -490,14 +495,17 @@ EDITABLE = tuple('lr weight_decay clip smoothing epochs flip plateau_factor plat
 def take_over(self:Training, step:int, field:str, old, new):
     "Put a change into force that was made after batch `step`, and note it. Raises ValueError for what makes no sense."
     if field not in EDITABLE: raise ValueError(f'{field} cannot be changed on the way: choose {", ".join(EDITABLE)}, or begin another run')
-    top = self.rate_at(max(step, math.ceil(self.recipe.warmup*len(self.losses))))       # of a line, before the change
-    self.recipe = replace(self.recipe, **{field: new})
+    if field.startswith('plateau_') and self.recipe.schedule != 'plateau': raise ValueError(f'{field} means nothing where the rate falls in a line: change lr or epochs')
+    changed, (start, top) = replace(self.recipe, **{field: new}), self.slope or (self.recipe.warmup*len(self.losses), self.recipe.lr)
+    if field in ('lr', 'epochs') and step > start:           # a line falls on from where it is; from its end, as from its last step
+        start, top = step, self.rate_at(min(step, self.recipe.epochs*len(self.losses) - 1))
+    self.recipe = changed
     new = getattr(self.recipe, field)
     if field in ('lr', 'weight_decay'):
         for group in self.opt.param_groups: group[field] = new
-    if field in ('lr', 'epochs'):                # while the rate rises, lr is where it will end; a line falls from here, by its new slope
-        self.slope = (max(step, self.recipe.warmup*len(self.losses)), new if field == 'lr' else top)
-        self.set_rate()
+    if field in ('lr', 'epochs'):
+        self.slope = (start, new if field == 'lr' else top)
+        self.set_rate()                          # while the rate rises, lr is where it will end
     if field.startswith('plateau_') and field != 'plateau_start': setattr(self.plateau, field.removeprefix('plateau_'), new)
     self.edits.append(dict(step=step, field=field, old=old, new=new))
 

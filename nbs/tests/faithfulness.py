@@ -109,21 +109,22 @@ def classes(model):
     return rows
 
 
-def shortcut(cheat, honest):
-    "Where the maps of a network that reads the square lie, and what it reads."
+def shortcut(cheats, honest):
+    "Where the maps of networks that read the square lie, and what they read. `cheats`: name -> network."
     test, x, y, masks = pictures('shortcut', name='shapes10-shortcut')
-    heats = {'learned with squares': upsample(maps(cheat, x, y)), 'never saw a square': upsample(maps(honest, normalised(test.images, 'shapes10'), y)),
+    heats = {**{f'learned with squares, {name}': upsample(maps(cheat, x, y)) for name, cheat in cheats.items()}, 'never saw a square': upsample(maps(honest, normalised(test.images, 'shapes10'), y)),
              'the true square, on the same cells': references(test.images, masks['tag'], (8,8))['oracle'], 'every place alike': torch.ones(len(x),32,32)}
     near = F.max_pool2d(masks['tag'][:,None].float(), 5, 1, 2)[:,0] > 0
     table = [{'map of': name, **{what: with_interval(f(heat, mask)) for what, f, mask in (('pointing at the square', pointing, masks['tag']), ('... within 2 pixels', pointing, near), ('mass on the square', mass_accuracy, masks['tag']),
                                                                                          ('pointing at the object', pointing, masks['filled']), ('mass on the object', mass_accuracy, masks['filled']))}} for name, heat in heats.items()]
-    falls = occlusion(cheat, x, y).flatten(1)
     other, elsewhere = test.images.copy(), test.images.copy()
     other[:,TAG,TAG] = (SHORTCUT[(test.labels+1)%10]*255).astype(np.uint8)[:,None,None]
     elsewhere[:,TAG,TAG], elsewhere[:,26:31,26:31] = test.images[:,TAG,7:12], test.images[:,TAG,TAG]
-    named = lambda images, labels: with_interval((predict(cheat, normalised(images, 'shapes10-shortcut')).argmax(1) == labels).float())
-    reads = [{'the square': 'as learned', 'called its class': named(test.images, y)}, {'the square': 'that of the next class', 'called its class': named(other, (y+1)%10)}, {'the square': 'in the opposite corner', 'called its class': named(elsewhere, y)}]
-    return dict(table=table, reads=reads, hidden=[{'hidden': 'the cell with the square', 'logit falls by': with_interval(falls[:,0])}, {'hidden': 'of the other 15 cells, the one that costs most', 'logit falls by': with_interval(falls[:,1:].amax(1))}])
+    named = lambda images, labels: {name: with_interval((predict(cheat, normalised(images, 'shapes10-shortcut')).argmax(1) == labels).float()) for name, cheat in cheats.items()}
+    reads = [{'called its class, if the square is': what, **named(images, labels)} for what, images, labels in (('as learned', test.images, y), ('that of the next class', other, (y+1)%10), ('in the opposite corner', elsewhere, y))]
+    falls = {name: occlusion(cheat, x, y).flatten(1) for name, cheat in cheats.items()}
+    hidden = [{'the logit falls by, if one hides': what, **{name: with_interval(f(fall)) for name, fall in falls.items()}} for what, f in (('the cell with the square', lambda fall: fall[:,0]), ('of the other 15 cells, the one that costs most', lambda fall: fall[:,1:].amax(1)))]
+    return dict(table=table, reads=reads, hidden=hidden)
 
 
 def randomisation(model, x, y, filled=None):
@@ -204,7 +205,7 @@ if __name__ == '__main__':
                 store(train(name, folder, seed=seed), folder.with_suffix('.safetensors'))
         sys.exit()
     warnings.filterwarnings('ignore', 'no positive evidence')
-    nets = {name: load_weights(WEIGHTS/f'{name}.safetensors') for name in ('shapes10', 'shapes10-batch', 'shapes10-shortcut', 'shapes10-distractors', 'shapes10-coarse')}
+    nets = {name: load_weights(WEIGHTS/f'{name}.safetensors') for name in ('shapes10', 'shapes10-batch', 'shapes10-shortcut', 'shapes10-shortcut-zero-mean', 'shapes10-distractors', 'shapes10-coarse')}
     layered, twin, coarse = (nets[name] for name in KINDS.values())
     clean = test, x, y, masks = pictures('clean')
     few, fx, fy, fm = pictures('clean', FEW)
@@ -220,7 +221,7 @@ if __name__ == '__main__':
         identities=lambda: dict(identities=identities([layered, twin, coarse], x, y)),
         localisation=located,
         classes=lambda: dict(classes=classes(nets['shapes10-distractors'])),
-        shortcut=lambda: dict(shortcut=shortcut(nets['shapes10-shortcut'], layered)),
+        shortcut=lambda: dict(shortcut=shortcut({'free filters': nets['shapes10-shortcut'], 'filters with mean zero': nets['shapes10-shortcut-zero-mean']}, layered)),
         randomisation=lambda: dict(randomisation=dict(area=round(fm['filled'].float().mean().item(), 4), shapes10=randomisation(layered, fx, fy, fm['filled']))),
         erasing=lambda: dict(erasing=dict(shapes10=erase(layered, fx, fy, **known))),
         occlusion=lambda: dict(occlusion=dict(shapes10=occlude(layered, fx, fy, **known))),

@@ -9,13 +9,14 @@ geometry   networks by the strict recipe, looked at every half epoch: how alike 
            all images at once. Beside free, zero-mean and BatchNorm there are two halves of the projection: filters that are centred once, at the start, and filters
            that keep the mean they were drawn with
 ablation   norm x filters, width 16, 20,000 images of CIFAR-10, 3 epochs, three seeds
-maps       are the maps of a zero-mean network truer? Shapes-10, width 8, a last map of 8x8 cells, three seeds of each
+maps       are the maps of a zero-mean network truer? Shapes-10, width 8, a last map of 8x8 cells, three seeds of each: clean pictures, and the shortcut
 """
 import argparse, os, sys
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,8 +24,9 @@ from torch import nn
 from cifar_resnet import train
 from cifar_resnet.augment import normalise
 from cifar_resnet.core import evaluating
-from cifar_resnet.data import cifar10, shapes10
-from cifar_resnet.faithful import localisation
+from cifar_resnet.data import SHORTCUT, TAG, cifar10, shapes10
+from cifar_resnet.evaluate import predict
+from cifar_resnet.faithful import localisation, mass_accuracy, pointing
 from cifar_resnet.gradcam import gradcam, upsample
 from cifar_resnet.job import spread, sweep
 from cifar_resnet.model import centre_filters
@@ -162,25 +164,38 @@ def ablation(args):
 
 
 def maps(args):
-    "Accuracy, pointing, mass and leak of the maps of both kinds of networks."
-    test = shapes10(n_train=10, n_test=1000, seed=1)[1]
-    labels, silhouette = torch.from_numpy(test.labels), torch.from_numpy(test.masks['filled'])
-    recipes = {'free-35-epochs': dict(filters='free', epochs=35), 'zero-mean-20-epochs': dict(filters='zero_mean', epochs=20), 'zero-mean-35-epochs': dict(filters='zero_mean', epochs=35)}
-    found = sweep({name: dict(dataset='shapes10', width=8, strides=(1,1,2,2), **fields) for name, fields in recipes.items()}, args.seeds, Path(args.out)/'maps', ['cpu'], read_test=True)
+    "Accuracy, pointing, mass and leak of the maps of both kinds of networks; and of networks that learned with a square in the corner that tells the class, whether they read it, and whether the map goes there."
+    kinds = {'free': dict(filters='free', epochs=35), 'zero_mean': dict(filters='zero_mean', epochs=24)}
+    recipes = {f'{filters}-{variant}': dict(dataset='shapes10', width=8, strides=(1,1,2,2), variant=variant, **kind) for variant in ('clean', 'shortcut') for filters, kind in kinds.items()}
+    found = sweep(recipes, args.seeds, Path(args.out)/'maps', ['cpu'], read_test=True)
     if found['failed']: raise RuntimeError(found['failed'][0]['error'])
-    rows = []
+    tests = {variant: shapes10(variant, n_train=10, n_test=1000, seed=1)[1] for variant in ('clean', 'shortcut')}
+    rows = dict(clean=[], shortcut=[])
     for row in found['table']:
-        seeds = [run['seed'] for run in found['runs'] if run['name'] == row['name']]
-        measured = []
-        for seed in seeds:
-            run = load_run(Path(args.out)/'maps'/f'{row["name"]}-{seed}')
-            x = normalise(torch.from_numpy(test.images), run.metrics['mean'], run.metrics['std'])
-            raw = torch.cat([gradcam(run.model, *part) for part in zip(x.split(250), labels.split(250))])
-            where, rings = localisation(upsample(raw), silhouette), reach(run.model, x[:500])
-            measured.append({**{k: where[k].mean().item() for k in ('pointing', 'mass')}, 'leak': rings[4]/rings[0]})        # 24 pixels away, of what changes nearby
-        rows.append(dict(name=row['name'], runs=row['runs'], test_accuracy=row['test_accuracy'], **{k: spread([m[k] for m in measured]) for k in measured[0]}))
-        print(rows[-1], flush=True)
+        filters, variant = row['name'].rsplit('-', 1)
+        test, looks = tests[variant], dict(clean=on_the_object, shortcut=on_the_square)[variant]
+        runs = [load_run(Path(args.out)/'maps'/f'{row["name"]}-{run["seed"]}') for run in found['runs'] if run['name'] == row['name']]
+        measured = [looks(run, test, lambda images: normalise(torch.from_numpy(images), run.metrics['mean'], run.metrics['std'])) for run in runs]
+        rows[variant].append(dict(filters=filters, epochs=kinds[filters]['epochs'], runs=row['runs'], test_accuracy=row['test_accuracy'], **{k: spread([m[k] for m in measured]) for k in measured[0]}))
+        print(variant, rows[variant][-1], flush=True)
     return rows
+
+
+def heat_of(run, x, labels): return upsample(torch.cat([gradcam(run.model, *part) for part in zip(x.split(250), labels.split(250))]))
+
+
+def on_the_object(run, test, normalised):
+    x, labels, silhouette = normalised(test.images), torch.from_numpy(test.labels), torch.from_numpy(test.masks['filled'])
+    where, rings = localisation(heat_of(run, x, labels), silhouette), reach(run.model, x[:500])
+    return {**{k: where[k].mean().item() for k in ('pointing', 'mass')}, 'leak': rings[4]/rings[0]}        # 24 pixels away, of what changes nearby
+
+
+def on_the_square(run, test, normalised):
+    other, labels, tag = test.images.copy(), torch.from_numpy(test.labels), torch.from_numpy(test.masks['tag'])
+    other[:,TAG,TAG] = (SHORTCUT[(test.labels+1)%10]*255).astype(np.uint8)[:,None,None]
+    heat, near = heat_of(run, normalised(test.images), labels), F.max_pool2d(tag[:,None].float(), 5, 1, 2)[:,0] > 0
+    follows = predict(run.model, normalised(other)).argmax(1) == (labels+1) % 10
+    return dict(follows_the_square=follows.float().mean().item(), pointing_near_it=pointing(heat, near).mean().item(), mass_on_it=mass_accuracy(heat, tag).mean().item())
 
 
 PARTS = dict(geometry=geometry, ablation=ablation, maps=maps)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from cifar_resnet.plots import lr_drops
 from cifar_resnet.runs import read_history, read_json, write_json
-from cifar_resnet.train import Recipe, recipe_from
+from cifar_resnet.train import Recipe, saved_recipe
 
 COMMON = dict(width=16, limit=10_000)
 
 
 def flags(recipe):
-    "What was typed for a recipe (of run.json), beside COMMON; fields that it does not know yet are as they are today. Raises ValueError for a run without COMMON, or with another seed than 0."
+    "What was typed for a recipe (of run.json), beside COMMON; fields that it does not know yet mean what they meant then. Raises ValueError for a run without COMMON, or with another seed than 0."
     usual = asdict(Recipe(recipe=recipe['recipe'], dataset=recipe['dataset'], batch_size=recipe['batch_size'], **COMMON).filled())
-    other = {k: v for k, v in asdict(recipe_from(recipe).filled()).items() if v != usual[k]}
+    other = {k: v for k, v in asdict(saved_recipe(recipe).filled()).items() if v != usual[k]}
     if other.keys() & {*COMMON, 'seed'}: raise ValueError(f'these runs cannot be compared: one has {other}')
     named = {} if recipe['recipe'] == Recipe.recipe else dict(recipe=recipe['recipe'])
     typed = lambda v: ','.join(map(str, v)) if isinstance(v, tuple) else v

@@ -20,7 +20,8 @@ FINE = (1,1,2,2)                  # strides that leave a last map of 8×8 cells
 NETS = {
     'shapes10': dict(strides=FINE),
     'shapes10-batch': dict(strides=FINE, norm='batch'),
-    'shapes10-shortcut': dict(strides=FINE, variant='shortcut'),
+    'shapes10-shortcut': dict(strides=FINE, variant='shortcut', filters='free', epochs=35),
+    'shapes10-shortcut-zero-mean': dict(strides=FINE, variant='shortcut'),
     'shapes10-distractors': dict(strides=FINE, variant='distractors'),
     'shapes10-coarse': dict(strides=(1,2,2,2)),
 }

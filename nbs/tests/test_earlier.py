@@ -77,6 +77,16 @@ def test_the_test_set_of_an_earlier_run_opened_today(earlier):
     assert run.metrics['schema'] == 3 and run.metrics['precision'] == 'float32' and 'amp' not in run.metrics
 
 
+def test_a_sweep_does_not_take_an_earlier_run_for_todays_recipe(earlier, tmp_path):
+    earlier('schema2-unfinished').rename(tmp_path/'best-0')
+    found = sweep({'best': dict(ASKED, recipe='best')}, [0], tmp_path, ['cpu'])
+    assert not found['runs'] and 'holds a run with filters free, not zero_mean' in found['failed'][0]['error']
+
+
+def test_names_of_folders_stay():
+    assert Recipe().filled().hash() == 'f5be4e35'                     # as the version before there were filters and schedules named it
+
+
 def test_rows_of_an_earlier_sweep(tmp_path):
     found = sweep({'a': dict(ASKED, **THEN)}, [0], tmp_path, ['cpu'])
     row = found['runs'][0]

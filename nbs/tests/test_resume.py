@@ -204,6 +204,19 @@ def test_from_the_one_before(tmp_path, how):
     assert end(resumed) == whole(how)
 
 
+@pytest.mark.trust('stop points', 'in float16, with a scaler that skips steps')
+@pytest.mark.parametrize('done', [1, 4])
+@pytest.mark.parametrize('fields', [{}, dict(recipe='best', clip=.5)], ids=['strict', 'best'])
+def test_scaler(fields, done, tmp_path):
+    recipe, how = replace(RECIPE, epochs=2, **fields), dict(device='cpu', precision='fp16')
+    stopped, whole = Training(recipe, DATA, tmp_path, **how), Training(recipe, DATA, **how)
+    for t in (stopped, whole): t.scaler.load_state_dict({**t.scaler.state_dict(), 'scale': 2.**40})       # so large that the first steps overflow, and are skipped
+    for _ in range(done): stopped.step()
+    stopped.save()
+    assert end(Training.resume(tmp_path, DATA, device='cpu')) == end(whole)
+    assert whole.scaler.get_scale() < 2.**40
+
+
 @pytest.mark.trust('stop points', 'a rate that falls in a line, changed by hand before')
 @pytest.mark.parametrize('done', [1, 4, 6, 8, 11])
 def test_changed_line(done, tmp_path, how):
