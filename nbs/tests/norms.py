@@ -22,7 +22,7 @@ from cifar_resnet.train import load_run
 
 RESULTS = Path(__file__).parent.parent/'results'
 NORMS = 'layer', 'batch', 'group8', 'instance', 'pixel', 'none'
-COMMON = dict(dataset='shapes10', width=8, strides=(1,1,2,2))
+COMMON = dict(dataset='shapes10', width=8, strides=(1,1,2,2), filters='free', epochs=35)      # free filters: one change at a time
 TEST = shapes10(n_train=10, n_test=1000, seed=1)[1]
 LABELS, SILHOUETTE = torch.from_numpy(TEST.labels), torch.from_numpy(TEST.masks['filled'])
 

@@ -45,6 +45,7 @@ def test_shares_and_ceiling_follow_from_what_was_measured(found):
     w, c = found['where'], found['ceiling']
     assert sum(w['parts'].values()) == pytest.approx(w['batch_seconds']) and sum(w['shares'].values()) == pytest.approx(1)
     assert w['epoch_seconds'] == pytest.approx(450/32*w['batch_seconds'] + w['validation_seconds'])
+    assert sum(w['operators'].values()) == pytest.approx(1) and w['operators']['convolutions, backward'] > w['operators']['norms'] > 0
     assert w['shares']['forward'] == pytest.approx(450/32*w['parts']['forward']/w['epoch_seconds'])
     assert c['flop_an_image'] == flops(Recipe(width=8)) and len(c['flop_a_second']) == 5
     assert c['training_flop_a_second'] == pytest.approx(found['training'][-1]['ours']*c['flop_an_image'])
