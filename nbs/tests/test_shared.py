@@ -12,7 +12,7 @@ from cifar_resnet.model import by_rows, resnet18
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, Training, load_run
 
-FLAGS = '--dataset shapes10 --recipe best --width 4 --epochs 3 --batch_size 20 --limit 75 --device cpu'.split()      # last batches of 15: 8 and 7
+FLAGS = '--dataset shapes10 --recipe best --optimiser adamw --width 4 --epochs 3 --batch_size 20 --limit 75 --device cpu'.split()      # last batches of 15: 8 and 7
 COMMAND = shutil.which('cifar_resnet', path=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])) or 'cifar_resnet'        # this environment's own, if it has one
 
 
@@ -22,10 +22,15 @@ def torchrun(folder, *flags, processes=2, **kw):
     return subprocess.Popen(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
 
 
-def close(run, other):
-    "Two runs with the same history and weights, to rounding."
+def same_history(run, other):
     for a, b in zip(run.history, other.history, strict=True):
         for k in ('train_loss', 'valid_loss', 'lr'): assert a[k] == pytest.approx(b[k], rel=1e-3)
+    return True
+
+
+def close(run, other):
+    "Two runs with the same history and weights, to rounding."
+    assert same_history(run, other)
     for a, b in zip(run.model.state_dict().values(), other.model.state_dict().values(), strict=True): assert (a - b).norm() < .02*b.norm() + 1e-3
     return True
 
@@ -45,6 +50,15 @@ def test_two_processes_train_as_one(tmp_path, alone):
     assert close(shared, alone)
     assert shared.metrics['processes'] == 2 and alone.metrics['processes'] == 1
     assert said.count('test accuracy') == 1                                        # one of them reports
+
+
+def test_two_processes_share_muon(tmp_path):
+    "It rounds its steps to 16 bits, so that weights agree less closely than losses do."
+    assert main([*FLAGS, '--optimiser', 'muon', '--out', str(tmp_path/'alone')]) == 0
+    process = torchrun(tmp_path/'run', '--optimiser', 'muon')
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert same_history(load_run(tmp_path/'run'), load_run(tmp_path/'alone'))
 
 
 def test_two_processes_stop_together_and_go_on(tmp_path, alone):
