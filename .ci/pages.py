@@ -19,7 +19,7 @@ COLAB = f"https://colab.research.google.com/github/{CFG['user']}/{CFG['repo']}/b
 BADGE = '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
 BADGES = f"""<!-- badges -->
 [![test]({CFG['git_url']}/actions/workflows/test.yml/badge.svg)]({CFG['git_url']}/actions/workflows/test.yml)
-{BADGE}({COLAB}/16_cifar10_40_epochs.ipynb)
+{BADGE}({COLAB}/19_cifar10_40_epochs.ipynb)
 [![Python {CFG['min_python']}+](https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2)]({CFG['git_url']}/blob/{CFG['branch']}/settings.ini)
 [![Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-009E73)]({CFG['git_url']}/blob/{CFG['branch']}/LICENSE)
 [documentation]({CFG['doc_host']}{CFG['doc_baseurl']})"""

@@ -3,13 +3,14 @@
     pytest nbs/tests              # run them
     pytest nbs/tests --publish    # and write the tables
 """
-import os
+import os, sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')       # before torch is imported: the tests start many small processes
+sys.path.append(str(Path(__file__).parent.parent/'experiments'))      # some tests run an experiment in small
 RESULTS = Path(__file__).parent.parent/'results'/'trust.json'
 
 

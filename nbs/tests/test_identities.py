@@ -1,4 +1,4 @@
-"The identities of 10_faithful, on networks, pictures and maps that hypothesis draws."
+"The identities of 11_faithful, on networks, pictures and maps that hypothesis draws."
 import numpy as np
 import torch
 from hypothesis import given, settings, strategies as st

@@ -1,9 +1,9 @@
 """How fast the explorers answer a click, in a browser, and what they look like.
 
     pip install -e '.[browser]'                                  # and a Chromium or Chrome
-    python nbs/tests/explorers_browser.py                        # print the latencies
-    python nbs/tests/explorers_browser.py --publish              # and write them to nbs/results/explorers_browser.json
-    python nbs/tests/explorers_browser.py --pictures DIR         # draw each explorer at two widths in two themes, instead
+    python nbs/experiments/explorers_browser.py                        # print the latencies
+    python nbs/experiments/explorers_browser.py --publish              # and write them to nbs/results/explorers_browser.json
+    python nbs/experiments/explorers_browser.py --pictures DIR         # draw each explorer at two widths in two themes, instead
 """
 import io, os, platform, sys
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from statistics import median
 import torch
 from PIL import Image
 
+sys.path.append(str(Path(__file__).parents[1]/'tests'))                 # helpers that tests share
 from browsing import TABS, app_server, browser, changed, missing, open_app, open_tab, picture, shown, slider
 
 ROUNDS, WIDTHS, THEMES, MOST_BYTES = 20, (1280, 800), ('light', 'dark'), 120_000
@@ -116,7 +117,7 @@ if __name__ == '__main__':
     with app_server() as address, browser() as b:
         page = b.new_page(viewport=dict(width=1280, height=1000))
         open_app(page, address)
-        found = dict(command='python nbs/tests/explorers_browser.py --publish', browser=f'Chromium {b.version}', cpus=os.cpu_count(), machine=platform.machine(), threads=torch.get_num_threads(),
+        found = dict(command='python nbs/experiments/explorers_browser.py --publish', browser=f'Chromium {b.version}', cpus=os.cpu_count(), machine=platform.machine(), threads=torch.get_num_threads(),
                      versions={p: version(p) for p in ('torch', 'ipywidgets', 'voila', 'playwright')}, table=measure(page))
     if args == ['--publish']:
         from cifar_resnet.runs import write_json

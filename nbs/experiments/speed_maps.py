@@ -1,8 +1,8 @@
 """What a Grad-CAM map costs: ours beside captum, pytorch-grad-cam and torch-cam, and are they the same maps?
 
     pip install -e '.[bench]'                   # the three peers
-    python nbs/tests/speed_maps.py              # print the tables
-    python nbs/tests/speed_maps.py --publish    # and write them to nbs/results/speed_maps_cpu.json (or _cuda.json)
+    python nbs/experiments/speed_maps.py              # print the tables
+    python nbs/experiments/speed_maps.py --publish    # and write them to nbs/results/speed_maps_cpu.json (or _cuda.json)
 
 The full network (width 64), batches of 64. All ways take turns on each of `ROUNDS` batches, in another order each time; a table holds medians
 of seconds and of the ratios to the forward pass (without gradients) of the same round. For ten classes captum and pytorch-grad-cam
@@ -26,6 +26,7 @@ from cifar_resnet.gradcam import gradcam
 from cifar_resnet.model import resnet18
 from cifar_resnet.runs import write_json
 
+sys.path.append(str(Path(__file__).parents[1]/'tests'))                 # helpers that tests share
 from live_memory import peak
 
 BATCH, ROUNDS, ALL, CLASSES = 64, 8, 10_000, 10
@@ -125,7 +126,7 @@ if __name__ == '__main__':
     test = shapes10(n_train=10, n_test=ALL)[1]
     x = normalise(torch.from_numpy(test.images), *mean_std(test.images)).to(device)
     with seeded('init', 0): model = resnet18().eval().to(device)
-    about = dict(command='python nbs/tests/speed_maps.py --publish', batch=BATCH, rounds=ROUNDS, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(), device=str(device),
+    about = dict(command='python nbs/experiments/speed_maps.py --publish', batch=BATCH, rounds=ROUNDS, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(), device=str(device),
                  versions={p: version(p) for p in ('torch', 'captum', 'grad-cam', 'torchcam')}, not_run=[] if device.type=='cuda' else ['GPU'])
     found = dict(**about, maps=same_maps(model, x[:BATCH]), table=measure(model, x[:BATCH*ROUNDS].split(BATCH)), all_images=at_length(model, x))
     for key in ('maps', 'table', 'all_images'): print(found[key])

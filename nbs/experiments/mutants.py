@@ -1,8 +1,8 @@
 """Would a test notice? Every mutant below is one mistake that a person could make in the package; the tests that pass without it must fail with it.
 
-    python nbs/tests/mutants.py                      # all mutants: one line each, and how many were killed
-    python nbs/tests/mutants.py --only 06 08.3       # those of a room, or single ones
-    python nbs/tests/mutants.py --jobs 2 --publish   # two at a time; and write nbs/results/mutants.json
+    python nbs/experiments/mutants.py                      # all mutants: one line each, and how many were killed
+    python nbs/experiments/mutants.py --only 06 08.3       # those of a room, or single ones
+    python nbs/experiments/mutants.py --jobs 2 --publish   # two at a time; and write nbs/results/mutants.json
 
 A mutant lives in a copy of the repository in a temporary folder: a text is replaced in the room's notebook and in the module made from it, then the room's
 checks run one after the other until one fails (or hangs): that one killed it. First, as a control, all these checks must pass in a copy without a mutant.
@@ -20,21 +20,21 @@ GOAL = .9
 
 # What is asked about a mutant of each room: notebooks, and arguments of pytest. The room's own notebook comes first; then whoever uses the room.
 CHECKS = {
-    '00_core': ['00_core.ipynb', '06_evaluate.ipynb', '09_gradcam.ipynb'],
+    '00_core': ['00_core.ipynb', '06_evaluate.ipynb', '10_gradcam.ipynb'],
     '01_plots': ['01_plots.ipynb', 'test_figures.py'],
     '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
-    '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays or notes"', '04_augment.ipynb', '11_job.ipynb'],
-    '04_augment': ['04_augment.ipynb', 'test_resume.py -k "albumentations or needs"', '08_train.ipynb'],
-    '05_model': ['05_model.ipynb', 'test_shared.py -k row_norm', '09_gradcam.ipynb', '08_train.ipynb', '11_job.ipynb'],
-    '06_evaluate': ['06_evaluate.ipynb', '11_job.ipynb', 'test_resume.py -k "norms or needs"'],
+    '03_data': ['03_data.ipynb', 'test_hostile.py -k "batch or pictures or arrays or notes"', '04_augment.ipynb', '12_job.ipynb'],
+    '04_augment': ['04_augment.ipynb', 'test_resume.py -k "albumentations or needs"', '09_train.ipynb'],
+    '05_model': ['05_model.ipynb', 'test_shared.py -k row_norm', '10_gradcam.ipynb', '09_train.ipynb', '12_job.ipynb'],
+    '06_evaluate': ['06_evaluate.ipynb', '12_job.ipynb', 'test_resume.py -k "norms or needs"'],
     '07_runs': ['07_runs.ipynb', 'test_faults.py -k "errors_of_the or lying or pickle or short or flips or hash or remains or malicious or no_lock"',
-                'test_resume.py -k signal', '11_job.ipynb', 'test_cli.py -k "not installed"', 'test_hostile.py -k "damaged_runs or new_checkpoint"', 'test_earlier.py'],
-    '08_train': ['08_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '11_job.ipynb', 'test_resume.py -k "other_recipes or budget"', 'test_shared.py -k "engines or smaller"', 'test_earlier.py'],
-    '09_gradcam': ['09_gradcam.ipynb', 'test_gradcam.py', 'test_identities.py', '10_faithful.ipynb'],
-    '10_faithful': ['10_faithful.ipynb', 'test_faithful.py', 'test_identities.py'],
-    '11_job': ['11_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '13_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"', '12_explore.ipynb', 'test_earlier.py'],
-    '12_explore': ['12_explore.ipynb', 'test_explore.py'],
-    '14_benchmarks': ['14_benchmarks.ipynb', 'test_benchmarks.py'],
+                'test_resume.py -k signal', '12_job.ipynb', 'test_cli.py -k "not installed"', 'test_hostile.py -k "damaged_runs or new_checkpoint"', 'test_earlier.py'],
+    '09_train': ['09_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '12_job.ipynb', 'test_resume.py -k "other_recipes or budget"', 'test_shared.py -k "engines or smaller"', 'test_earlier.py'],
+    '10_gradcam': ['10_gradcam.ipynb', 'test_gradcam.py', 'test_identities.py', '11_faithful.ipynb'],
+    '11_faithful': ['11_faithful.ipynb', 'test_faithful.py', 'test_identities.py'],
+    '12_job': ['12_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '16_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"', '14_explore.ipynb', 'test_earlier.py'],
+    '14_explore': ['14_explore.ipynb', 'test_explore.py'],
+    '17_benchmarks': ['17_benchmarks.ipynb', 'test_benchmarks.py'],
 }
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
@@ -192,7 +192,7 @@ MUTANTS = {
         ('a changed file of a sealed run passes', 'if path.exists() and file_hash(path) != digest', 'if path.exists() and not digest'),
         ('history.csv with three digits', 'table.writerows(rows)', 'table.writerows([{k: round(v, 3) for k, v in row.items()} for row in rows])'),
     ],
-    '08_train': [
+    '09_train': [
         ('resumed without the optimiser', "'averaged', 'opt', 'plateau'", "'averaged', 'plateau'"),
         ('resumed without the scheduler', "'opt', 'plateau', 'scaler'", "'opt', 'scaler'"),
         ('resumed without the history', "= state['history'], state['best'], state['epoch']", "= [], state['best'], state['epoch']"),
@@ -269,7 +269,7 @@ MUTANTS = {
         ('a change after the last batch is not saved', 'here = self.epoch, self.at, len(self.edits)', 'here = self.epoch, self.at, 0'),
         ('the recipe in a checkpoint is the changed one', 'recipe=asdict(self.planned), edits', 'recipe=asdict(self.recipe), edits'),
     ],
-    '09_gradcam': [
+    '10_gradcam': [
         ('weights of the channels by place, not their mean', 'gradcam=lambda g: g.mean((-2,-1), keepdim=True)', 'gradcam=lambda g: g'),
         ('HiResCAM averages, too', 'hirescam=lambda g: g)', 'hirescam=lambda g: g.mean((-2,-1), keepdim=True))'),
         ('evidence against the class', 'gradcam=lambda g: g.mean(', 'gradcam=lambda g: -g.mean('),
@@ -306,7 +306,7 @@ MUTANTS = {
         ('a shared scale that is not shared', 'np.full(len(maps), heat.max())', 'heat.max((1,2))'),
         ('blue for, orange against', 'np.where(maps[...,None] > 0, FOR, AGAINST)', 'np.where(maps[...,None] > 0, AGAINST, FOR)'),
     ],
-    '10_faithful': [
+    '11_faithful': [
         ('pointing: ties count in full', 'return (top & mask).sum((1,2))/top.sum((1,2))', 'return (top & mask).any(2).any(1).float()'),
         ('mass: evidence against counts, too', 'heat = heat.clamp_min(0).double()\n    heat = torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)\n    return (heat*mask)', 'heat = heat.abs().double()\n    heat = torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)\n    return (heat*mask)'),
         ('rank: one pixel too few', 'gather(1, (K-1).clamp_min(0)[:,None])', 'gather(1, (K-2).clamp_min(0)[:,None])'),
@@ -332,7 +332,7 @@ MUTANTS = {
         ('held norms stay held', '        yield\n    finally:\n        for h in handles: h.remove()', '        yield\n    finally: pass'),
         ('influence: the statistics are never held', 'held_norms(model, images) if hold else nullcontext()', 'nullcontext()'),
     ],
-    '11_job': [
+    '12_job': [
         ('a run does not say its precision', 'precision=t.precision, engine', "precision='float32', engine"),
         ('a sweep takes any run that lies in its folder', "        if (folder/'run.json').exists(): _refuse_other(folder, read_about(folder)['recipe'], _meant(fields), fields)\n", ''),
         ('flags that mean nothing are taken in silence', "(unused := [k for k in asked if k.startswith('plateau_')])", '(unused := [])'),
@@ -384,7 +384,7 @@ MUTANTS = {
         ('a finished run does not say that it was changed by hand', 'edits=training.edits, ', ''),
         ('changed weights are sealed anew', "if about and about['finished']: check_files(about, folder)", ''),
     ],
-    '12_explore': [
+    '14_explore': [
         ('mistakes are what is right', '(self.logits.argmax(1).numpy() != self.data.labels)', '(self.logits.argmax(1).numpy() == self.data.labels)'),
         ('a run that never read the test set is shown with it', "if m['test_reads'] else ('held_out',", "if True else ('held_out',"),
         ('the words of others are HTML', 'escape(" ".join(str(words).split()))', '" ".join(str(words).split())'),
@@ -439,7 +439,7 @@ MUTANTS = {
         ('resumptions by hand are not noted', '+ self.resumed}', '}'),
         ('typed numbers are texts', 'try: return kind(text)', 'try: return text'),
     ],
-    '14_benchmarks': [
+    '17_benchmarks': [
         ('the clock does not wait for the GPU', "if device.type == 'cuda': torch.cuda.synchronize(device)", 'pass'),
         ('the plain loop begins with other weights', "with seeded('init', recipe.seed): model", 'model'),
         ('gradients of the plain loop add up', '            opt.zero_grad()\n            loss.backward()', '            loss.backward()'),
@@ -612,7 +612,7 @@ def main():
         sys.path.insert(0, str(ROOT))
         from cifar_resnet.runs import write_json
         rows = [dict(name=m['name'], room=m['room'], what=m['what'], **results[m['name']]) for m in chosen]
-        write_json(ROOT/'nbs'/'results'/'mutants.json', dict(command='python nbs/tests/mutants.py --publish', killed=killed, of=len(chosen), mutants=rows))
+        write_json(ROOT/'nbs'/'results'/'mutants.json', dict(command='python nbs/experiments/mutants.py --publish', killed=killed, of=len(chosen), mutants=rows))
     sys.exit(killed < GOAL*len(chosen))
 
 

@@ -1,7 +1,7 @@
 """The small networks that come with the package, trained anew: some ten minutes on one CPU core.
 
-    python nbs/tests/small_nets.py           # all of them, into cifar_resnet/weights/
-    python nbs/tests/small_nets.py NAME ...  # only these
+    python nbs/experiments/small_nets.py           # all of them, into cifar_resnet/weights/
+    python nbs/experiments/small_nets.py NAME ...  # only these
 
 They are what `cifar_resnet --dataset shapes10 --width 8 ...` trains, with one thread, and are stored in half precision. Their test pictures stay unread.
 """

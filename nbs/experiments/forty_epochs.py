@@ -1,8 +1,8 @@
 """All that asks for a GPU, in one command that may be stopped at any time: about 25 minutes on an H200.
 
-    python nbs/tests/forty_epochs.py                        # all of it
-    python nbs/tests/forty_epochs.py --budget_s 500         # nine minutes at most; exit code 3: not done yet, the same command goes on
-    python nbs/tests/forty_epochs.py --small                # the same steps, tiny, on drawn pictures: does the command work?
+    python nbs/experiments/forty_epochs.py                        # all of it
+    python nbs/experiments/forty_epochs.py --budget_s 500         # nine minutes at most; exit code 3: not done yet, the same command goes on
+    python nbs/experiments/forty_epochs.py --small                # the same steps, tiny, on drawn pictures: does the command work?
 
 One step after the other, in the order of what is wanted most:
 
@@ -150,7 +150,7 @@ def into_the_repository(w):
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
     print('weights:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
-    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/tests/forty_epochs.py', **{k: w.known.get(k) for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
+    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/experiments/forty_epochs.py', **{k: w.known.get(k) for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
 
 
 def notebook(w):
@@ -158,7 +158,7 @@ def notebook(w):
     w.need(0 if w.small else 150)
     env = {**os.environ, 'TQDM_DISABLE': '1', **({'IN_TEST': '1'} if w.small else {}), **({'CIFAR10_DIR': str(Path(w.data_dir).resolve())} if w.data_dir else {})}
     run = 'import sys; from execnb.shell import CaptureShell; CaptureShell().execute(sys.argv[1], sys.argv[2], exc_stop=True)'
-    name = '16_cifar10_40_epochs.ipynb'
+    name = '19_cifar10_40_epochs.ipynb'
     subprocess.run([sys.executable, '-c', run, str(ROOT/'nbs'/name), str(w.work.resolve()/name)], check=True, env=env, cwd=ROOT/'nbs', timeout=500)
 
 
@@ -174,7 +174,7 @@ def benchmarks(w):
 def norms(w):
     names = ['layer', 'batch'] if w.small else [n for n in NORMS if n != 'layer'] + ['layer']
     found = w.sweep('norms', {norm: dict(w.recipe('strict'), norm=norm) for norm in names}, [0], read_test=True)
-    write_json(Path(w.results)/'norms_cifar10.json', dict(command='python nbs/tests/forty_epochs.py', **found))
+    write_json(Path(w.results)/'norms_cifar10.json', dict(command='python nbs/experiments/forty_epochs.py', **found))
 
 
 def main(argv=None):

@@ -1,7 +1,7 @@
 """The same recipe under conditions that stand for other machines: which bits change, and how much that is.
 
-    python nbs/tests/across_machines.py              # print the table
-    python nbs/tests/across_machines.py --publish    # and write it to nbs/results/across_machines.json
+    python nbs/experiments/across_machines.py              # print the table
+    python nbs/experiments/across_machines.py --publish    # and write it to nbs/results/across_machines.json
 """
 import os, pickle, subprocess, sys
 from pathlib import Path
@@ -37,4 +37,4 @@ if __name__ == '__main__':
     if sys.argv[1:]:
         import platform, torch
         from cifar_resnet.runs import write_json
-        write_json(Path(__file__).parent.parent/'results'/'across_machines.json', dict(command='python nbs/tests/across_machines.py --publish', recipe=RECIPE, torch=torch.__version__, machine=platform.machine(), table=table))
+        write_json(Path(__file__).parent.parent/'results'/'across_machines.json', dict(command='python nbs/experiments/across_machines.py --publish', recipe=RECIPE, torch=torch.__version__, machine=platform.machine(), table=table))

@@ -1,7 +1,7 @@
 """Why LayerNorm alone learns slowly, and what filters with mean zero change: about an hour and a half on one CPU core.
 
-    CIFAR10_DIR=... python nbs/tests/filters.py --out DIR             # all parts; what is finished is kept, the same command goes on
-    CIFAR10_DIR=... python nbs/tests/filters.py --out DIR --publish   # and write nbs/results/filters.json
+    CIFAR10_DIR=... python nbs/experiments/filters.py --out DIR             # all parts; what is finished is kept, the same command goes on
+    CIFAR10_DIR=... python nbs/experiments/filters.py --out DIR --publish   # and write nbs/results/filters.json
     ... --only geometry                                                     # one part: geometry, ablation or maps
 
 geometry   networks by the strict recipe, looked at every half epoch: how alike different images are to each block, what share of the activations is the channels' means,
@@ -11,7 +11,6 @@ geometry   networks by the strict recipe, looked at every half epoch: how alike 
 ablation   norm x filters, width 16, 20,000 images of CIFAR-10, 3 epochs, three seeds
 maps       are the maps of a zero-mean network truer? Shapes-10, width 8, a last map of 8x8 cells, three seeds of each: clean pictures, and the shortcut
 """
-import argparse, os, sys
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -33,9 +32,11 @@ from cifar_resnet.model import centre_filters
 from cifar_resnet.runs import provenance, read_json, write_json
 from cifar_resnet.train import Recipe, Training, load_run
 
-from faithfulness import reach
+from faithful import reach
+from in_parts import in_parts
 
-RESULTS = Path(__file__).parent.parent/'results'
+RESULTS = Path(__file__).parent.parent/'results'/'filters.json'
+DEVICE = torch.device('cpu')
 NETS = {                                       # what is done to the filters' means: at the start, after a step
     'layer, free': dict(norm='layer', filters='free'),
     'layer, centred once': dict(norm='layer', filters='zero_mean', halves=(True, False)),
@@ -201,20 +202,4 @@ def on_the_square(run, test, normalised):
 PARTS = dict(geometry=geometry, ablation=ablation, maps=maps)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, help='the folder of the runs and of what was found so far')
-    parser.add_argument('--data_dir', default=os.environ.get('CIFAR10_DIR'))
-    parser.add_argument('--seeds', type=lambda s: [int(n) for n in s.split(',')], default=[0, 1, 2])
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS))
-    parser.add_argument('--publish', action='store_true')
-    args = parser.parse_args()
-    path = Path(args.out)/'filters.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for name in args.only:
-        known = read_json(path) if path.exists() else {}
-        if name not in known: write_json(path, {**known, name: PARTS[name](args)})
-    if args.publish: write_json(RESULTS/'filters.json', dict(command='python nbs/tests/filters.py --out DIR --publish', **provenance(torch.device('cpu')), **read_json(path)))
-
-
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__': in_parts(__doc__, PARTS, RESULTS, lambda: provenance(DEVICE))

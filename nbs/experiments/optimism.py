@@ -1,7 +1,7 @@
 """What an accuracy is worth that was the reason for the choice: the optimism of choosing on the test set, measured.
 
-    CIFAR10_DIR=... python nbs/tests/optimism.py              # print the table
-    CIFAR10_DIR=... python nbs/tests/optimism.py --publish    # and write it to nbs/results/optimism.json
+    CIFAR10_DIR=... python nbs/experiments/optimism.py              # print the table
+    CIFAR10_DIR=... python nbs/experiments/optimism.py --publish    # and write it to nbs/results/optimism.json
 
 `SEEDS` narrow networks learn the same 5,000 images by the same recipe; only their seeds differ. Each is then looked at
 on the 10,000 test images, and on 20,000 training images that no network has seen ("fresh"). Whoever chooses the best of n by a test set, and
@@ -62,5 +62,5 @@ if __name__ == '__main__':
                   'low': round(float(np.percentile(by_epoch, 2.5)), 2), 'high': round(float(np.percentile(by_epoch, 97.5)), 2)})
     for row in table: print(row)
     if sys.argv[1:]:
-        write_json(Path(__file__).parent.parent/'results'/'optimism.json', dict(command='python nbs/tests/optimism.py --publish', unit='percentage points', recipe=RECIPE, seeds=SEEDS,
+        write_json(Path(__file__).parent.parent/'results'/'optimism.json', dict(command='python nbs/experiments/optimism.py --publish', unit='percentage points', recipe=RECIPE, seeds=SEEDS,
                    fresh_images=FRESH, test_accuracy=round(float(last[0].mean()), 4), sd_of_seeds=round(float(last[0].mean(1).std(ddof=1)), 4), table=table))

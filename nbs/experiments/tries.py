@@ -1,7 +1,7 @@
 """What the best recipe is made of: one change each, in small. About an hour of one CPU core that computes in bfloat16.
 
-    CIFAR10_DIR=... python nbs/tests/tries.py --out DIR              # what is finished is kept; the same command goes on
-    CIFAR10_DIR=... python nbs/tests/tries.py --out DIR --publish    # and write nbs/results/tries.json
+    CIFAR10_DIR=... python nbs/experiments/tries.py --out DIR              # what is finished is kept; the same command goes on
+    CIFAR10_DIR=... python nbs/experiments/tries.py --out DIR --publish    # and write nbs/results/tries.json
     ... --only adamw                                                 # one of them
 
 Width 32, all 45,000 training images, 5 epochs, one seed; judged on the held-out images. Five epochs are no forecast for forty: they show how fast a change learns.
@@ -32,7 +32,7 @@ def main():
         rows.append(dict(name=name, change=TRIES[name], held_out=[row['valid_accuracy'] for row in history], train_seconds=run['train_seconds'],
                          **{k: run[k] for k in ('precision', 'hardware', 'git_revision', 'recipe')}))
         print(name, [f'{a:.3f}' for a in rows[-1]['held_out']], flush=True)
-    if args.publish: write_json(RESULTS, dict(command='python nbs/tests/tries.py --out DIR --publish', common=COMMON, table=rows))
+    if args.publish: write_json(RESULTS, dict(command='python nbs/experiments/tries.py --out DIR --publish', common=COMMON, table=rows))
 
 
 if __name__ == '__main__': sys.exit(main())

@@ -1,7 +1,7 @@
-"""Are the maps true? The tables and curves of 10_faithful, on whole test runs.
+"""Are the maps true? The tables and curves of 11_faithful, on whole test runs.
 
-    python nbs/tests/faithfulness.py                                             # print them
-    CIFAR10_DIR=... python nbs/tests/faithfulness.py --publish --weights FILE --twins SEEDS # and write nbs/results/faithful.json
+    python nbs/experiments/faithful.py                                             # print them
+    CIFAR10_DIR=... python nbs/experiments/faithful.py --publish --weights FILE --twins SEEDS # and write nbs/results/faithful.json
 
 FILE is the weights.safetensors of a CIFAR-10 run, for the tests without masks. SEEDS is a folder with two further seeds of three
 networks, which `--train_twins SEEDS` fills (a quarter of an hour on one core); without it there is one network of each kind.
@@ -216,7 +216,7 @@ if __name__ == '__main__':
         by_kind = {kind: [where(net, clean) for net in several] for kind, several in twins.items()}
         return dict(localisation={kind: parts[0] for kind, parts in by_kind.items()}, placement=placement(by_kind))
     parts = dict(
-        about=lambda: dict(command='python nbs/tests/faithfulness.py --publish', pictures=N, pictures_of_many_passes=FEW, drawings=DRAWINGS, torch=torch.__version__, machine=platform.machine(),
+        about=lambda: dict(command='python nbs/experiments/faithful.py --publish', pictures=N, pictures_of_many_passes=FEW, drawings=DRAWINGS, torch=torch.__version__, machine=platform.machine(),
                            accuracy={name: round((predict(net, x).argmax(1) == y).float().mean().item(), 4) for name, net in nets.items()}),
         identities=lambda: dict(identities=identities([layered, twin, coarse], x, y)),
         localisation=located,

@@ -1,8 +1,8 @@
 """What does it cost to have no BatchNorm, and what do the maps look like? Small networks on Shapes-10 that differ in their norm only.
 
-    python nbs/tests/norms.py --out DIR                        # train them (resumable; about an hour on one core), measure, print
-    python nbs/tests/norms.py --out DIR --devices cpu,cpu      # two at a time
-    python nbs/tests/norms.py --out DIR --publish              # and write norms_shapes10.json and norms_shapes10.png to nbs/results
+    python nbs/experiments/norms_shapes10.py --out DIR                        # train them (resumable; about an hour on one core), measure, print
+    python nbs/experiments/norms_shapes10.py --out DIR --devices cpu,cpu      # two at a time
+    python nbs/experiments/norms_shapes10.py --out DIR --publish              # and write norms_shapes10.json and norms_shapes10.png to nbs/results
 
 Each is what `cifar_sweep` trains; its maps are those of the true class, on test pictures that no network has seen. (group32 needs a wider network.)
 """
@@ -60,7 +60,7 @@ def main():
     for row in rows: print(row['norm'], row['runs'], {k: f'{row[k]["mean"]:.3f}' for k in ('test_accuracy', 'pointing', 'mass')})
     for row in found['failed']: print(row['name'], row['seed'], 'failed:', row['error'])
     if args.publish:
-        write_json(RESULTS/'norms_shapes10.json', dict(command='python nbs/tests/norms.py --out DIR --publish', recipe=found['runs'][0]['recipe'], pictures=len(TEST), table=rows, failed=found['failed']))
+        write_json(RESULTS/'norms_shapes10.json', dict(command='python nbs/experiments/norms_shapes10.py --out DIR --publish', recipe=found['runs'][0]['recipe'], pictures=len(TEST), table=rows, failed=found['failed']))
         write_atomic(RESULTS/'norms_shapes10.png', png(figure(Path(args.out), [row['norm'] for row in rows])))
 
 

@@ -1,13 +1,13 @@
 """Is bfloat16 on a CPU worth it, and can it be trusted? About half an hour on two CPU cores.
 
-    CIFAR10_DIR=... python nbs/tests/precision.py --out DIR              # both parts; what is finished is kept
-    CIFAR10_DIR=... python nbs/tests/precision.py --out DIR --publish    # and write nbs/results/precision.json
+    CIFAR10_DIR=... python nbs/experiments/precision.py --out DIR              # both parts; what is finished is kept
+    CIFAR10_DIR=... python nbs/experiments/precision.py --out DIR --publish    # and write nbs/results/precision.json
     ... --only speed                                                     # one part: speed or learning
 
 speed      images a second in float32 and bfloat16, timed in turn, by width and batch size: the rule of `pick_precision`
 learning   held-out accuracy of the same recipe in both, three seeds each: Shapes-10, and CIFAR-10 (width 16, 10,000 images, 5 epochs)
 """
-import argparse, os, statistics, sys
+import statistics
 from pathlib import Path
 
 import torch
@@ -19,7 +19,10 @@ from cifar_resnet.job import sweep
 from cifar_resnet.runs import provenance, read_json, write_json
 from cifar_resnet.train import Recipe, Training
 
+from in_parts import in_parts
+
 RESULTS = Path(__file__).parent.parent/'results'/'precision.json'
+DEVICE = torch.device('cpu')
 WORDS = dict(fp32='float32', bf16='bfloat16')
 
 
@@ -53,22 +56,4 @@ def learning(args):
 PARTS = dict(speed=speed, learning=learning)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, help='the folder of the runs and of what was found so far')
-    parser.add_argument('--data_dir', default=os.environ.get('CIFAR10_DIR'))
-    parser.add_argument('--seeds', type=lambda s: [int(n) for n in s.split(',')], default=[0, 1, 2])
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS))
-    parser.add_argument('--publish', action='store_true')
-    args = parser.parse_args()
-    path = Path(args.out)/'precision.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for name in args.only:
-        known = read_json(path) if path.exists() else {}
-        if name not in known: write_json(path, {**known, name: PARTS[name](args)})
-    if args.publish:
-        device = torch.device('cpu')
-        write_json(RESULTS, dict(command='python nbs/tests/precision.py --out DIR --publish', **provenance(device), computes_bfloat16=computes(device, 'bfloat16'), **read_json(path)))
-
-
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__': in_parts(__doc__, PARTS, RESULTS, lambda: dict(**provenance(DEVICE), computes_bfloat16=computes(DEVICE, 'bfloat16')))

@@ -1,7 +1,7 @@
 """From a change of a control to the bytes of the new picture, at full width: the work of the explorers without the browser's.
 
-    python nbs/tests/latency.py              # print
-    python nbs/tests/latency.py --publish    # and write nbs/results/explorers_<device>.json
+    python nbs/experiments/explorers_cpu.py              # print
+    python nbs/experiments/explorers_cpu.py --publish    # and write nbs/results/explorers_<device>.json
 
 Goals: 150 ms for a picture that was not there before, 50 ms for one that was.
 """
@@ -67,7 +67,7 @@ def measure():
 if __name__ == '__main__':
     if sys.argv[1:] not in ([], ['--publish']): sys.exit(__doc__)
     warnings.filterwarnings('ignore')
-    found = dict(command='python nbs/tests/latency.py --publish', width=64, goal_new_ms=150, goal_seen_before_ms=50, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(),
+    found = dict(command='python nbs/experiments/explorers_cpu.py --publish', width=64, goal_new_ms=150, goal_seen_before_ms=50, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(),
                  versions={p: version(p) for p in ('torch', 'ipywidgets', 'pillow')}, table=measure())
     for row in found['table']: print(*row.values(), sep='\t')
     if sys.argv[1:]: write_json(Path(__file__).parent.parent/'results'/'explorers_cpu.json', found)

@@ -1,8 +1,8 @@
 """What each change to the recipes was worth in small: finished runs side by side, for the notebook on training.
 
     cifar_resnet --width 16 --limit 10000 --no_test FLAGS --out RUN      # once for each set of FLAGS
-    python nbs/tests/levers.py RUN...                                    # a row for each run, judged on its held-out images
-    python nbs/tests/levers.py RUN... --publish                          # ... and write nbs/results/levers.json
+    python nbs/experiments/levers.py RUN...                                    # a row for each run, judged on its held-out images
+    python nbs/experiments/levers.py RUN... --publish                          # ... and write nbs/results/levers.json
 
 The flags of a row are those fields of its recipe that differ from the named recipe as it is today.
 """
