@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLIPS', 'PADDING', 'HOLE', 'ANGLE', 'plain_augmentation', 'flips', 'draws', 'KeyedFlip', 'KeyedCrop', 'KeyedCutOut',
-           'KeyedRotate', 'keyed_steps', 'augmentation_steps', 'normalise', 'mirror', 'crop', 'cutout', 'rotate',
-           'augment', 'batches', 'KeyedImages', 'albumentations_batches']
+           'KeyedRotate', 'keyed_steps', 'augmentation_steps', 'normalise', 'denormalise', 'mirror', 'crop', 'cutout',
+           'rotate', 'augment', 'batches', 'KeyedImages', 'albumentations_batches']
 
 # %% ../nbs/04_augment.ipynb #04-003
 import os, signal
@@ -116,6 +116,14 @@ def normalise(
     "Pixels to numbers around 0: what a network sees at test time."
     mean, std = _on(images.device, mean, std)
     return ((images.float()/255 - mean)/std).permute(0,3,1,2)
+
+def denormalise(
+    x:Tensor,      # (B,3,H,W) of `normalise`, on any device
+    mean, std,     # by channel, as they were there
+) -> np.ndarray: # (B,H,W,3) uint8
+    "Back to pixels."
+    mean, std = _on('cpu', mean, std)
+    return ((x.float().cpu().permute(0,2,3,1)*std + mean)*255).round().clamp(0, 255).byte().numpy()
 
 def mirror(
     x:Tensor,    # (B,3,32,32)

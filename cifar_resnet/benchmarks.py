@@ -242,7 +242,7 @@ def cold_start(
     recipe:Recipe,
     train:Images,
     device:torch.device,
-    engine:str='eager',    # of the `Training`, as the next
+    backend:str='eager',    # of the `Training`, as the next
     precision:str='auto',
     batches:int=3,         # how many are waited for
 ) -> SimpleNamespace: # training, losses (of these batches), seconds, gpu_memory_bytes: the most that it took on the GPU, None on a CPU
@@ -251,7 +251,7 @@ def cold_start(
     if cuda: torch.cuda.reset_peak_memory_stats(device)
     before, now = torch.cuda.memory_allocated(device) if cuda else 0, SimpleNamespace()
     def begin():
-        now.training = Training(recipe, train, device=device, engine=engine, precision=precision)
+        now.training = Training(recipe, train, device=device, backend=backend, precision=precision)
         now.losses = torch.stack([now.training.step() for _ in range(batches)])
     seconds = _seconds(begin, device)
     return SimpleNamespace(training=now.training, losses=now.losses.cpu(), seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)
@@ -269,7 +269,7 @@ def _check(images, bs, pairs, device):
     if bs > most: raise ValueError(f'batch_size must be at most {most:,} here, so that there are batches enough to be timed, not {bs:,}')
 
 # %% ../nbs/17_benchmarks.ipynb #17-086
-def _race(r, train, device, ways, **how) -> tuple: # by way, (engine, precision): a row as `compared` has it, and what `cold_start` gave
+def _race(r, train, device, ways, **how) -> tuple: # by way, (backend, precision): a row as `compared` has it, and what `cold_start` gave
     "The plain loop and each of our ways by one recipe."
     loops = dict(plain=plain_loop(r, train, device))
     loops['plain'](1)
@@ -279,9 +279,9 @@ def _race(r, train, device, ways, **how) -> tuple: # by way, (engine, precision)
 
 RATIOS = 'ratio', 'ratio_from', 'ratio_to'
 
-def _engine_row(engine, row, started) -> dict:
-    "An engine's speed, with its price."
-    return dict(what=row['what'], engine=engine, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
+def _backend_row(backend, row, started) -> dict:
+    "An backend's speed, with its price."
+    return dict(what=row['what'], backend=backend, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
                 cold_start_seconds=round(started.seconds, 2), gpu_memory_bytes=started.gpu_memory_bytes)
 
 def _precision_row(precision, row, beside, memory) -> dict:
@@ -315,13 +315,13 @@ def bench(
     width:list=(64,),         # of the networks; the last one is looked at closely
     batch_size:int=None,      # None: as a recipe for CIFAR-10 has it on this device
     pairs:int=7,              # rounds in which all ways are timed
-    engines:list=('eager',),  # of `Training`; the first is the one called ours
+    backends:list=('eager',),  # of `Training`; the first is the one called ours
     images:int=50_000,        # in the data set, held-out ones included
     seconds:float=5,          # about so long is a run of the slowest way
     precision:str='auto',     # in which ours computes; every other that the device has gets a row beside it
     memory:bool=True,         # measure also how much a process holds that trains in each precision on a CPU
     tell=lambda text: None,   # is told what is being done
-) -> dict: # augmentation, training, engines, precisions (rows), where, ceiling, peak memory, and what they depend on; JSON types
+) -> dict: # augmentation, training, backends, precisions (rows), where, ceiling, peak memory, and what they depend on; JSON types
     "Measure it all. Raises ValueError for what makes no sense."
     device = pick_device(device)
     recipes = [Recipe(width=w, batch_size=batch_size, epochs=10_000).filled(device.type) for w in width]
@@ -333,19 +333,19 @@ def bench(
     augmentation, training, rows = [compared('images a second', bs, **in_turn(ways, pairs, seconds/5, at_most))], [], []
     precisions = []
     for r in recipes:
-        ours = engines[0], pick_precision(precision, device, r.width)
+        ours = backends[0], pick_precision(precision, device, r.width)
         others = [word for word in PRECISIONS.values() if computes(device, word) and word != ours[1]]
-        by_way = [ours, *((engines[0], word) for word in others), *((e, ours[1]) for e in engines[1:])]
+        by_way = [ours, *((backends[0], word) for word in others), *((e, ours[1]) for e in backends[1:])]
         tell(f'width {r.width}: the plain loop and {", ".join(map(" in ".join, by_way))}, {pairs} times in turn')
         found, started = _race(r, train, device, by_way, rounds=pairs, seconds=seconds, at_most=at_most)
         training.append(found[ours])
-        rows += [_engine_row(e, found[e, ours[1]], started[e, ours[1]]) for e in engines]
+        rows += [_backend_row(e, found[e, ours[1]], started[e, ours[1]]) for e in backends]
         tell(f'width {r.width}: the ceiling, and the memory')
-        beside = {word: _beside_the_ceiling(r, device, word, found[engines[0], word]['ours'], seconds/5) for word in (ours[1], *others)}
-        precisions += [_precision_row(word, found[engines[0], word], beside[word], memory_of(r, word) if memory and device.type == 'cpu' else None) for word in beside]
+        beside = {word: _beside_the_ceiling(r, device, word, found[backends[0], word]['ours'], seconds/5) for word in (ours[1], *others)}
+        precisions += [_precision_row(word, found[backends[0], word], beside[word], memory_of(r, word) if memory and device.type == 'cpu' else None) for word in beside]
     tell(f'width {r.width}: where the time goes')
     best, speed = started[ours].training, training[-1]['ours']
-    return dict(**provenance(device), pairs=pairs, batch=bs, workers=WORKERS, width=r.width, augmentation=augmentation, training=training, engines=rows, precisions=precisions,
+    return dict(**provenance(device), pairs=pairs, batch=bs, workers=WORKERS, width=r.width, augmentation=augmentation, training=training, backends=rows, precisions=precisions,
                 where=dict(where_time_goes(best, max(3, min(50, round(seconds*speed/bs)))), operators=operators(best)), ceiling=beside[ours[1]], **peak_memory(device))
 
 # %% ../nbs/17_benchmarks.ipynb #17-089
@@ -363,10 +363,10 @@ def _report(f) -> str:
     pairs = [{**row, 'what': row['what'] if row in f['training'] else 'augmentation'} for row in f['training'] + f['augmentation']]
     where = [dict(part=k, seconds_a_batch=f['where']['parts'].get(k), share=f'{v:.1%}') for k, v in f['where']['shares'].items()]
     rates = [dict(what=k, GFLOP_a_second=v/1e9) for k, v in {**f['ceiling']['flop_a_second'], 'training': f['ceiling']['training_flop_a_second']}.items()]
-    engines = [{k: v for k, v in row.items() if not k.startswith('ratio_')} for row in f['engines']]
+    backends = [{k: v for k, v in row.items() if not k.startswith('ratio_')} for row in f['backends']]
     precisions = [dict(what=row['what'], precision=row['precision'], images_a_second=row['images_a_second'], ratio=row['ratio'], of_the_ceiling=f'{row["achieved"]:.0%}',
                        GB=row['peak_memory_bytes'] and row['peak_memory_bytes']/1e9) for row in f['precisions']]
-    tables = {'images a second': pairs, 'precisions': precisions, 'engines': engines, f'where the time of an epoch goes (width {f["width"]})': where, 'the ceiling': rates}
+    tables = {'images a second': pairs, 'precisions': precisions, 'backends': backends, f'where the time of an epoch goes (width {f["width"]})': where, 'the ceiling': rates}
     first = f'{f["hardware"]} ({f["device"]}), {f["threads"]} threads, {f["ceiling"]["dtype"]}, batches of {f["batch"]}'
     return '\n\n'.join([first, *(f'{title}\n{_columns(rows)}' for title, rows in tables.items()), f'the training reaches {f["ceiling"]["achieved"]:.0%} of the ceiling'])
 
@@ -379,7 +379,7 @@ def main(argv:list=None) -> int: # exit code
     add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')
     add('--pairs', type=int, metavar='INT', help='how often the plain loop and ours are timed in turn (default: 7)')
     add('--precision', choices=('auto', *PRECISIONS), help='what ours computes in; the others that the device has are timed beside it (default: auto)')
-    add('--engines', nargs='+', metavar='TEXT', help='ways to drive the training, each timed beside the plain loop (default: eager)')
+    add('--backends', nargs='+', metavar='TEXT', help='ways to drive the training, each timed beside the plain loop (default: eager)')
     add('--quick', action='store_true', help='a smoke run of some seconds; its numbers mean nothing')
     add('--out', metavar='FILE', help='also write everything to this JSON file')
     add('--publish', metavar='DIR', help='also write it as speed_cpu.json or speed_cuda.json to this folder')

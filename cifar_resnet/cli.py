@@ -7,7 +7,7 @@ __all__ = ['train_parser', 'main', 'sweep_main', 'explain_main', 'app_main']
 
 # %% ../nbs/16_cli.ipynb #16-003
 import json, logging, math, os, re, socket, sys, tempfile, warnings, webbrowser
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from dataclasses import fields
 from importlib import import_module
 from inspect import getsource
@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from . import __version__
-from .core import PRECISIONS, home, ranks, together
+from .core import PRECISIONS, home, ranks, sentence, together
 from .data import FORMATS
 from .explore import subject
 from .job import explain, job, publish, sweep
@@ -46,7 +46,8 @@ def _add_recipe(parser):
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT', help='stop after so many seconds, saved, to be gone on with')
     add('--precision', default='auto', choices=('auto', *PRECISIONS), help='what convolutions are computed in; a resumed run keeps its own (default: auto, the fastest that is sound here)')
-    add('--engine', default='eager', metavar='TEXT', help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
+    add('--engine', dest='backend', default=SUPPRESS, help=SUPPRESS)                           # what it was called before
+    add('--backend', default='eager', metavar='TEXT', help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
 
 def _typed(args):
     "Take the fields of a recipe that were typed out of parsed flags."
@@ -68,11 +69,6 @@ def train_parser() -> ArgumentParser:
     return parser
 
 # %% ../nbs/16_cli.ipynb #16-012
-def _sentence(e):
-    "What an exception says, with the file's name first where the system's own words lack it."
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return 'there is too little memory: choose a smaller --batch_size or --width'
-    return f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename and e.strerror else ' '.join(str(e).split())
-
 def _run(name, action, again='the same command with --resume goes on') -> int: # exit code
     "Call `action` and return its exit code (None: 0); expected errors become one line on stderr."
     for stream in (sys.stdout, sys.stderr):
@@ -83,7 +79,7 @@ def _run(name, action, again='the same command with --resume goes on') -> int: #
             return action() or 0
     except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, SafetensorError) as e:
         if os.environ.get('CIFAR_RESNET_TRACEBACK'): raise
-        print(f'{name}: {_sentence(e)}', file=sys.stderr)
+        print(f'{name}: {sentence(e)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         print(f'{name}: {e}; {again}' if str(e) else f'{name}: stopped', file=sys.stderr)
@@ -175,8 +171,8 @@ def explain_main(argv:list=None) -> int: # exit code
             try: answer, figure = explain(path, run, args.top)
             except (ValueError, OSError) as e:
                 if not several: raise
-                found.append(dict(picture=str(path), error=_sentence(e)))
-                print(f'cifar_explain: {_sentence(e)}', file=sys.stderr)
+                found.append(dict(picture=str(path), error=sentence(e)))
+                print(f'cifar_explain: {sentence(e)}', file=sys.stderr)
                 continue
             write_atomic(out, png(figure))
             found.append(dict(picture=str(path), figure=str(out), classes=answer))

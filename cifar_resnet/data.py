@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'NOTES', 'SHAPES',
            'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'FORMATS', 'Images', 'data_folder',
-           'cifar10', 'test_notes', 'mean_std', 'split', 'shapes10', 'read_picture']
+           'cifar10', 'test_notes', 'mean_std', 'split', 'held_out', 'shapes10', 'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
 import hashlib, io, json, os, pickle, warnings
@@ -143,11 +143,22 @@ def mean_std(
 def split(
     labels:np.ndarray,    # (N,) of the training images
     share:float=.1,       # held out, of each class
+    limit:int=None,       # only the first so many indices of each part; None: all
 ) -> tuple[np.ndarray,np.ndarray]: # sorted indices: to train on, held out
-    "A stratified split, the same for the same labels."
+    "A stratified split, the same for the same labels. Raises ValueError for a limit that is larger than the training part."
     shuffled = [rng('split', c).permutation(np.flatnonzero(labels==c)) for c in np.unique(labels)]
-    held = np.sort(np.concatenate([s[:round(share*len(s))] for s in shuffled]))
-    return np.setdiff1d(np.arange(len(labels)), held), held
+    valid_idx = np.sort(np.concatenate([s[:round(share*len(s))] for s in shuffled]))
+    train_idx = np.setdiff1d(np.arange(len(labels)), valid_idx)
+    if limit and limit > len(train_idx):
+        raise ValueError(f'limit {limit:,} is larger than the data: there are {len(train_idx):,} training images')
+    return train_idx[:limit], valid_idx[:limit]
+
+def held_out(
+    train:Images,
+    limit:int=None, # as of `split`
+) -> Images: # what no training sees
+    "The held-out part of the training images."
+    return train.take(split(train.labels, limit=limit)[1])
 
 # %% ../nbs/03_data.ipynb #03-042
 def _box(x, y, w, h): return np.maximum(abs(x) - w, abs(y) - h)

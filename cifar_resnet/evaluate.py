@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['predict', 'predict_views', 'accuracy', 'wilson', 'misclassified', 'confusion_counts', 'class_accuracies',
-           'confused_pairs', 'accuracy_without', 'fit_temperature', 'confidence', 'calibration']
+           'confused_pairs', 'accuracy_without', 'spread', 'fit_temperature', 'confidence', 'calibration']
 
 # %% ../nbs/06_evaluate.ipynb #06-003
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
@@ -120,6 +120,17 @@ def accuracy_without(
     kept = np.setdiff1d(np.arange(len(labels)), indices)
     if not len(kept): raise ValueError(f'no image is left of {len(labels)}: leave fewer out')
     return _measured((logits.argmax(1) == labels)[kept].sum().item(), len(kept))
+
+# %% ../nbs/06_evaluate.ipynb #06-048c
+def spread(
+    values:list, # numbers, one a run
+) -> dict: # mean; sd and ci95 [low, high] are None for a single value
+    "Mean, standard deviation and the 95% interval of the mean (Student's t)."
+    n, mean = len(values), float(np.mean(values))
+    if n < 2: return dict(mean=mean, sd=None, ci95=None)
+    sd = float(np.std(values, ddof=1))
+    half = float(t.ppf(.975, n-1)*sd/math.sqrt(n))
+    return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
 
 # %% ../nbs/06_evaluate.ipynb #06-051
 def fit_temperature(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['INK', 'CARD', 'PREDICTED', 'TRUE', 'OTHER', 'BLOCKS', 'PAGE', 'Subject', 'subject', 'label', 'beside', 'below',
-           'tile', 'card', 'bars', 'sentence', 'said', 'picture_and_said', 'Explorer', 'slider', 'choice', 'toggle',
-           'button', 'look', 'look_picture', 'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture',
-           'mistake_explorer', 'augmentation_picture', 'augmentation_explorer', 'layer_norms', 'Stepper',
-           'step_picture', 'training_stepper', 'app']
+           'tile', 'card', 'bars', 'said', 'picture_and_said', 'Explorer', 'slider', 'choice', 'toggle', 'button',
+           'look', 'look_picture', 'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture', 'mistake_explorer',
+           'augmentation_picture', 'augmentation_explorer', 'layer_norms', 'Stepper', 'step_picture',
+           'training_stepper', 'app']
 
 # %% ../nbs/14_explore.ipynb #14-003
 import asyncio, atexit, io, math, threading, time, warnings
@@ -30,17 +30,17 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, draws, normalise
+from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, denormalise, draws, normalise
 from . import plots
-from .core import home, pick_device, rng
-from .data import FOLDER, Images, data_folder, cifar10, read_picture, shapes10, split, test_notes
+from .core import home, pick_device, rng, sentence
+from .data import FOLDER, Images, data_folder, cifar10, held_out, read_picture, shapes10, test_notes
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
 from .gradcam import gradcam, map_layers, overlay
 from .job import load_data, open_run, stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
 from .plots import BLUE, GREEN, GREY, ORANGE
-from .runs import only_one, read_json, write_history, write_json
-from .train import EDITABLE, Recipe, Training, limited, load_run, read_about, recipe_from
+from .runs import Run, only_one, read_json, write_history, write_json
+from .train import EDITABLE, Recipe, Training, load_run, read_about, recipe_from
 
 # %% ../nbs/14_explore.ipynb #14-008
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Subject:
 # %% ../nbs/14_explore.ipynb #14-009
 def _of_run(run, data_dir):
     "The network of a finished run with its test images, or the held-out ones where the test set is closed."
-    if not isinstance(run, SimpleNamespace): run = load_run(run)
+    if not isinstance(run, Run): run = load_run(run)
     train, test = load_data(run.recipe, data_dir)
     m, stored = run.metrics, stored_logits(run.folder)
-    part, data = ('test', test.take(slice(run.recipe.limit))) if m['test_reads'] else ('held_out', train.take(limited(split(train.labels), run.recipe.limit)[1]))
+    part, data = ('test', test.take(slice(run.recipe.limit))) if m['test_reads'] else ('held_out', held_out(train, run.recipe.limit))
     if part not in stored: raise FileNotFoundError(f'{run.folder} has no logits.safetensors any more: restore it, or choose another run')
     notes = test_notes(data_dir) if run.recipe.dataset == 'cifar10' and m['test_reads'] else {}
     words = f'{run.recipe.dataset}, width {run.recipe.width}, {"test" if m["test_reads"] else "held-out"} images of {run.folder}'
@@ -174,11 +174,6 @@ def bars(
     return out
 
 # %% ../nbs/14_explore.ipynb #14-021
-def sentence(e:Exception) -> str:
-    "What an exception says, in one line."
-    words = ' '.join(str(e).split())
-    return words if isinstance(e, (ValueError, OSError, FloatingPointError)) and words else f'{type(e).__name__}: {words}'.rstrip(': ')
-
 def said(words:str, trouble:bool=False) -> str:
     "A sentence as the HTML of a paragraph, escaped, for screen readers too."
     return f'<p role="status" style="margin:2px 0;line-height:1.4;{f"color:{ORANGE};font-weight:bold" if trouble else ""}">{escape(" ".join(str(words).split()))}</p>'
@@ -499,11 +494,6 @@ def mistake_explorer(
     return explorer
 
 # %% ../nbs/14_explore.ipynb #14-055
-def _pictures(x, mean, std):
-    "Normalised (B,3,H,W) back to pixels, (B,H,W,3) uint8."
-    back = x.float().cpu().permute(0,2,3,1)*torch.tensor(std) + torch.tensor(mean)
-    return (back*255).round().clamp(0, 255).byte().numpy()
-
 def augmentation_picture(
     pictures:np.ndarray, # (N,32,32,3) uint8
     i:int,               # which of them
@@ -514,7 +504,7 @@ def augmentation_picture(
     "The steps of one augmentation, both ways of computing it, and sixteen epochs."
     rows = np.stack([draws(i + 1, seed, epoch + k, flip, padding, hole, angle)[i] for k in range(16)])
     x = augment(torch.from_numpy(pictures[[i]*16]), torch.from_numpy(rows), mean, std, padding, hole)
-    steps, ours = augmentation_steps(pictures[i], rows[0], mean, padding, hole), _pictures(x, mean, std)
+    steps, ours = augmentation_steps(pictures[i], rows[0], mean, padding, hole), denormalise(x, mean, std)
     theirs = [*steps.values()][-1]
     exact = x[0].permute(1,2,0).numpy()*255*np.array(std) + 255*np.array(mean)
     difference = abs(exact - theirs)
@@ -749,7 +739,7 @@ def notice(self:Stepper):
     if self.latest: t.check_finite()
     self.losses += zip([step for step, _ in self.latest], torch.stack([loss for _, loss in self.latest]).tolist()) if self.latest else []
     self.latest = []
-    def asked(model, x, y): return SimpleNamespace(pictures=_pictures(x, t.mean, t.std), labels=y.tolist(), claims=predict(model, x).argmax(1).tolist())
+    def asked(model, x, y): return SimpleNamespace(pictures=denormalise(x, t.mean, t.std), labels=y.tolist(), claims=predict(model, x).argmax(1).tolist())
     self.seen = SimpleNamespace(losses=list(self.losses), history=list(t.history), epoch=t.epoch, at=t.at, batches=len(t.losses), steps=t.steps, recipe=t.recipe, rate=t.rate, norms=layer_norms(t.model),
                                 batch=self.batch and asked(t.model, *self.batch), held=asked(t.averaged, t.valid_x[:16], t.valid_y[:16]), edits=list(t.edits), events=list(self.events), trouble=self.trouble, running=self.due, folder=self.folder)
     if not self.fresh:

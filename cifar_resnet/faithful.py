@@ -18,7 +18,7 @@ from scipy.ndimage import sobel
 from torch import Tensor, nn
 
 from .core import seeded
-from .evaluate import predict
+from .evaluate import predict, spread
 from .gradcam import upsample
 
 # %% ../nbs/11_faithful.ipynb #11-022
@@ -99,10 +99,9 @@ def interval(
     values, # N independent values
 ) -> tuple[float,float,float]: # mean, and the ends of its 95% interval
     "The mean and its 95% interval (Student's t). Raises ValueError for fewer than two values."
-    v = np.asarray(values, float)
-    if len(v) < 2: raise ValueError(f'an interval needs at least two values, not {len(v)}')
-    half = stats.t.ppf(.975, len(v)-1)*v.std(ddof=1)/len(v)**.5
-    return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
+    if len(values) < 2: raise ValueError(f'an interval needs at least two values, not {len(values)}')
+    found = spread(values)
+    return found['mean'], *found['ci95']
 
 # %% ../nbs/11_faithful.ipynb #11-055
 def cascade(

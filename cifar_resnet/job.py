@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'LONG', 'SWEPT', 'load_data', 'run_folder', 'disk_needed', 'open_run', 'TestSet', 'stored_logits',
-           'store_logits', 'ship', 'judge', 'figures', 'draw_figures', 'publish', 'report', 'job', 'time_to_go',
-           'release', 'spread', 'sweep', 'explain']
+           'store_logits', 'write_weights', 'metrics_from_logits', 'figures', 'draw_figures', 'publish', 'report',
+           'job', 'time_to_go', 'release', 'sweep', 'explain']
 
 # %% ../nbs/12_job.ipynb #12-003
 import hashlib, io, math, multiprocessing, re, shutil, statistics, sys, time, warnings
@@ -20,22 +20,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy import stats
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import home, pick_device, pick_precision, ranks, summed
-from .data import Images, cifar10, read_picture, shapes10, split, test_notes
+from .core import home, pick_device, pick_precision, ranks, all_reduce
+from .data import Images, cifar10, held_out, read_picture, shapes10, test_notes
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs, confusion_counts,
-                                   fit_temperature, misclassified, predict, predict_views, wilson)
+                                   fit_temperature, misclassified, predict, predict_views, spread, wilson)
 from .fetch import file_hash
 from .gradcam import contrast, gradcam, overlay
 from .model import load_weights, summary, weights_file, weights_metadata
-from .runs import RESULTS, SCHEMA, TEST_RESULTS, check_files, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
-from .train import Recipe, Training, limited, load_run, read_about, recipe_from, saved_recipe
+from .runs import RESULTS, SCHEMA, TEST_RESULTS, Run, check_files, now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic, write_history, write_json
+from .train import Recipe, Training, load_run, read_about, recipe_from, saved_recipe
 
 # %% ../nbs/12_job.ipynb #12-008
 def load_data(recipe:Recipe, data_dir=None) -> tuple[Images,Images]:
@@ -77,12 +76,12 @@ def _npz(**arrays):
 def open_run(training:Training, classes:tuple):
     "Begin the folder of a new run: run.json without results, the split, the model's table. Raises OSError if it cannot be written or lacks room."
     folder, t = training.folder, training
-    split, need = _npz(fit=t.fit, held=t.held), disk_needed(training)
+    split, need = _npz(train_idx=t.train_idx, valid_idx=t.valid_idx), disk_needed(training)
     if (free := shutil.disk_usage(folder).free) < need: raise OSError(f'the run folder {folder} may take {need/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free there: choose another --out')
     about = dict(schema=SCHEMA, finished=False, test_reads=0, recipe=asdict(t.planned), recipe_hash=t.planned.hash(), seed=t.recipe.seed, data_sha256=t.data_sha256,
-                 split_sha256=hashlib.sha256(np.concatenate([t.fit, [-1], t.held]).astype('<i8').tobytes()).hexdigest(), classes=list(classes), mean=t.mean, std=t.std,
+                 split_sha256=hashlib.sha256(np.concatenate([t.train_idx, [-1], t.valid_idx]).astype('<i8').tobytes()).hexdigest(), classes=list(classes), mean=t.mean, std=t.std,
                  parameters=sum(p.numel() for p in t.model.parameters()), disk_bytes=need, augmentation='batched' if t.workers is None else 'albumentations',
-                 precision=t.precision, engine=t.engine, processes=t.world, **provenance(t.device), started=now(), resumed_at=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
+                 precision=t.precision, backend=t.backend, processes=t.world, **provenance(t.device), started=now(), resumed_at=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
     for stale in ('logits.safetensors', 'weights.safetensors'): (folder/stale).unlink(missing_ok=True)     # of a run that lost its checkpoints
     write_json(folder/'run.json', about)
     write_atomic(folder/'split.npz', split)
@@ -133,13 +132,13 @@ def store_logits(folder:Path, part:str, images:Images, about:dict, device:torch.
     new = {part: predict(model, x), **({f'{part}_tta': predict_views(model, x)} if views else {})}
     write_atomic(folder/'logits.safetensors', save({**stored_logits(folder), **new, f'{part}_labels': torch.from_numpy(images.labels)}))
 
-def ship(training:Training, classes:tuple):
+def write_weights(training:Training, classes:tuple):
     "Write the best weights of a trained run: now they are final."
     t = training
     t.averaged.load_state_dict(t.best['weights'])
     write_atomic(t.folder/'weights.safetensors', weights_file(t.averaged, classes=list(classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset))
 
-def judge(folder:Path) -> dict: # what goes into run.json
+def metrics_from_logits(folder:Path) -> dict: # what goes into run.json
     "Results from a run's stored logits; those of the test set are None where it was not read."
     l = SimpleNamespace(**{'test': None, 'test_tta': None, **stored_logits(folder)})
     right, n = _right(l.held_out, l.held_out_labels)
@@ -152,7 +151,7 @@ def judge(folder:Path) -> dict: # what goes into run.json
 
 def _right(logits, labels): return (logits.argmax(1) == labels).sum().item(), len(labels)
 
-def _judged(run):
+def _metrics_part(run):
     "What a run is judged by: 'test' (where that was not read, 'held_out'), its logits and labels."
     part, stored = 'test' if run.metrics['test_reads'] else 'held_out', stored_logits(run.folder)
     return part, stored[part], stored[f'{part}_labels']
@@ -161,12 +160,12 @@ def _judged(run):
 FIGURES = 'curves', 'misclassified', 'gradcam', 'confusion', 'classes', 'reliability'
 
 def figures(
-    run:SimpleNamespace, # of `load_run`
+    run:Run,
     images:Images,       # the test images of its data set; the held-out ones of a run that did not read the test set
     k:int=20,            # how many mistakes
 ) -> dict: # name -> Figure, for the names in `FIGURES`
     "The figures of a finished run."
-    m, (_, logits, labels) = run.metrics, _judged(run)
+    m, (_, logits, labels) = run.metrics, _metrics_part(run)
     right, n = _right(logits, labels)
     wrong = misclassified(logits, labels, k)
     sure, claim = confidence(logits[wrong], m['temperature']).max(1)
@@ -185,22 +184,22 @@ def figures(
                 classes=plots.class_bars(class_accuracies(logits, labels, m['classes'])),
                 reliability=plots.reliability(*(calibration(confidence(logits, t), labels) for t in (1., m['temperature']))))
 
-def draw_figures(run:SimpleNamespace, images:Images):
+def draw_figures(run:Run, images:Images):
     "Draw the figures of a run into its folder."
     for name, figure in figures(run, images).items(): write_atomic(run.folder/f'{name}.png', plots.png(figure))
 
-def publish(run:SimpleNamespace, folder:str|Path):
+def publish(run:Run, folder:str|Path):
     "Copy what is small and worth showing (numbers, report, history, table, figures) of a finished run to another folder."
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in ('run.json', 'report.json', 'history.csv', 'summary.txt', *(f'{each}.png' for each in FIGURES)): write_atomic(Path(folder)/name, (run.folder/name).read_bytes())
 
 # %% ../nbs/12_job.ipynb #12-025
 def report(
-    run:SimpleNamespace, # of `load_run`
+    run:Run,
     notes:dict=None,     # of `test_notes`; None or {}: nothing is known about the test images
 ) -> dict: # JSON types: part, accuracy, classes, pairs, ece_before, ece_after, without
     "What is behind the accuracy of a finished run, from its stored logits alone."
-    m, (part, logits, labels) = run.metrics, _judged(run)
+    m, (part, logits, labels) = run.metrics, _metrics_part(run)
     ece = lambda temperature: calibration(confidence(logits, temperature), labels)[0]
     found = dict(part=part, images=len(labels), accuracy=accuracy(logits, labels), classes=class_accuracies(logits, labels, m['classes']), pairs=confused_pairs(logits, labels, classes=m['classes']),
                  ece_before=ece(1.), ece_after=ece(m['temperature']), without={})
@@ -218,14 +217,14 @@ def job(
     resume:bool=False,    # go on with an unfinished run
     save_every_s:float=60,# seconds between checkpoints
     workers:int=None,     # see `Training`, as for the next two
-    engine:str='eager',
+    backend:str='eager',
     budget_s:float=math.inf,
     precision:str='auto', # see `Training`
     progress:bool=True,   # show a bar
     read_test:bool=True,  # False: leave the test set closed; its results are None, and the figures show held-out images
     draw:bool=True,       # False: leave the figures to a later call
     data=None,            # its training and test images, if they are loaded already
-) -> SimpleNamespace: # see `load_run`
+) -> Run:
     "Train by a recipe, test once, draw the figures. A finished run is only loaded (and drawn, if it has no figures yet). Raises ValueError for a folder with another recipe, or an unfinished one without `resume`; OSError for one that cannot be written."
     asked = recipe if isinstance(recipe, dict) else {k: v for k,v in asdict(recipe).items() if v is not None}
     kind = pick_device(device).type
@@ -242,15 +241,15 @@ def job(
     train, test = data or load_data(full, data_dir)
     notes = test_notes(data_dir) if full.dataset == 'cifar10' else {}
     if about and about['classes'] != list(train.classes): raise ValueError(f'{folder}/run.json has other classes than the data: restore it, or choose another --out')
-    held = train.take(limited(split(train.labels), full.limit)[1])
+    held = held_out(train, full.limit)
     test = TestSet(test.take(slice(full.limit)), folder)
     if done:
         with _writing(folder, 'mend that, then the same command goes on'): return _drawn(load_run(folder), held, test)
-    options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, engine=engine, budget_s=budget_s, precision=precision)
+    options = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend, budget_s=budget_s, precision=precision)
     if about and about['finished']: check_files(about, folder)                       # before they are sealed anew
     finished, begun = about and about['finished'], about and any((folder/'checkpoints').glob('*.pt'))
     training = None if finished or begun else Training(full, train, **options)       # before anything is written
-    summed(torch.zeros(1))                                                           # if several share the run: all have seen the folder as it was
+    all_reduce(torch.zeros(1))                                                           # if several share the run: all have seen the folder as it was
     if ranks()[0]: return _follow(training, train, finished, **options)
     with _writing(folder, 'choose another --out'): (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
     with only_one(folder/'checkpoints'), _writing(folder, 'mend that, then --resume goes on'):
@@ -259,10 +258,10 @@ def job(
             if begun: training = _go_on(full, train, about, **options)
             else: open_run(training, train.classes)
             _train(training, progress)
-            if not stored_logits(folder): ship(training, train.classes)
+            if not stored_logits(folder): write_weights(training, train.classes)
             new = dict(epoch=training.best['epoch'], edits=training.edits, train_seconds=sum(row['seconds'] for row in training.history), **peak_memory(training.device))
         run = _finish(folder, new, held, test, read_test, draw, pick_device(device), notes)
-    summed(torch.zeros(1))
+    all_reduce(torch.zeros(1))
     return run
 
 # %% ../nbs/12_job.ipynb #12-029
@@ -291,7 +290,7 @@ def _follow(training, train, finished, **options):
     "What the other processes do in a run that several share: train, and leave the folder to the first one."
     if not finished:
         for _ in training or Training.resume(train=train, **options): pass
-    summed(torch.zeros(1))                                                           # the first one is done
+    all_reduce(torch.zeros(1))                                                           # the first one is done
     return load_run(options['folder'])
 
 def _go_on(recipe, train, about, folder, **options):
@@ -338,8 +337,8 @@ def _finish(folder, new, held, test, read_test, draw, device, notes):
     about = {**read_about(folder), **new}
     if 'held_out' not in stored_logits(folder): store_logits(folder, 'held_out', held, about, device)
     if read_test and not test.reads: store_logits(folder, 'test', test.read(), about, device, views=about['recipe']['flip'] != 'none')
-    about.update(judge(folder))
-    run = SimpleNamespace(folder=folder, recipe=recipe_from(about['recipe']), history=read_history(folder/'history.csv'), metrics=about, model=load_weights(folder/'weights.safetensors'))
+    about.update(metrics_from_logits(folder))
+    run = Run(folder, recipe_from(about['recipe']), read_history(folder/'history.csv'), about, load_weights(folder/'weights.safetensors'))
     if draw: _drawn(run, held, test)
     write_json(folder/'report.json', report(run, notes))
     write_json(folder/'run.json', sealed(about, folder))
@@ -352,7 +351,7 @@ def _drawn(run, held, test):
 
 # %% ../nbs/12_job.ipynb #12-050
 def release(
-    run:SimpleNamespace, # of `load_run`
+    run:Run,
     path:str|Path,       # the file to write
     test:Images,         # the test images of its data set
     device='cpu',
@@ -368,19 +367,8 @@ def release(
     write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
     return dict(weights_metadata(path), sha256=file_hash(path), bytes=path.stat().st_size)
 
-# %% ../nbs/12_job.ipynb #12-054
-def spread(
-    values:list, # numbers, one a run
-) -> dict: # mean; sd and ci95 [low, high] are None for a single value
-    "Mean, standard deviation and the 95% interval of the mean (Student's t)."
-    n, mean = len(values), float(np.mean(values))
-    if n < 2: return dict(mean=mean, sd=None, ci95=None)
-    sd = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(.975, n-1)*sd/math.sqrt(n))
-    return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
-
 # %% ../nbs/12_job.ipynb #12-057
-SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 'test_accuracy', 'test_accuracy_tta', 'test_loss', 'train_seconds', 'precision', 'engine', 'hardware', 'git_revision'
+SWEPT = 'recipe_hash', 'epoch', 'valid_accuracy', 'valid_loss', 'test_reads', 'test_accuracy', 'test_accuracy_tta', 'test_loss', 'train_seconds', 'precision', 'backend', 'hardware', 'git_revision'
 
 def sweep(
     recipes:dict,           # name -> fields of a Recipe, as a dict
@@ -389,7 +377,7 @@ def sweep(
     devices:list=None,      # one run at a time on each of them; None: on every GPU, or on the CPU
     budget_s:float=math.inf,# seconds after which it stops
     read_test:bool=False,   # open the test set of each run, once
-    **options,              # of `job`: data_dir, save_every_s, engine ...
+    **options,              # of `job`: data_dir, save_every_s, backend ...
 ) -> dict: # what sweep.json holds: table (a row a recipe), runs (a row a run), failed, and how many are left
     "Train recipes × seeds, one after the other. Raises ValueError for what cannot be a sweep, and for a name that was another recipe in this folder."
     out, until = home(out), time.time() + budget_s
@@ -512,7 +500,7 @@ def _summary(name, runs):
 # %% ../nbs/12_job.ipynb #12-073
 def explain(
     path:str|Path,       # a picture of any size
-    run:SimpleNamespace, # of `load_run`
+    run:Run,
     top:int=3,           # classes
 ) -> tuple[list[dict],plots.Figure]: # the surest first: class, confidence (calibrated), logit, evidence (the map's sum), positive (its highest value is), map (h,w) as lists; and the figure
     "The surest classes for a picture, with a Grad-CAM map for each. Raises ValueError if it is not a picture, or for more classes than there are."

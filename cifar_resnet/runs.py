@@ -6,11 +6,12 @@
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS', 'UNKNOWN',
            'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history', 'save_checkpoint',
            'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance', 'peak_memory', 'check_about', 'seal',
-           'sealed', 'check_files', 'up_to_date']
+           'sealed', 'check_files', 'up_to_date', 'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
 import csv, hashlib, io, json, os, platform, re, signal, subprocess, sys, threading, warnings
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -196,10 +197,10 @@ def peak_memory(device:torch.device) -> dict:
 # %% ../nbs/07_runs.ipynb #07-040
 NUMBER = (int, float)
 SEALED_FILES = 'weights.safetensors', 'logits.safetensors', 'history.csv', 'split.npz'
-SCHEMA = 3                      # of run.json and checkpoints; another number, another meaning
-READABLE = 2, 3                 # and what is brought up to date when it is read
+SCHEMA = 4                      # of run.json and checkpoints; another number, another meaning
+READABLE = 2, 3, 4              # and what is brought up to date when it is read
 FIELDS = dict(schema=int, finished=bool, test_reads=int, recipe=dict, recipe_hash=str, seed=int, data_sha256=str, split_sha256=str, classes=list, mean=list, std=list, parameters=int, disk_bytes=int,
-              augmentation=str, precision=str, engine=str, processes=int, versions=dict, system=str, device=str, hardware=str, cpus=int, threads=int, cpu_capability=str, deterministic=bool, cudnn_benchmark=bool,
+              augmentation=str, precision=str, backend=str, processes=int, versions=dict, system=str, device=str, hardware=str, cpus=int, threads=int, cpu_capability=str, deterministic=bool, cudnn_benchmark=bool,
               git_revision=str, git_clean=bool, started=str, resumed_at=list, edits=list)
 RESULTS = dict(valid_accuracy=float, valid_accuracy_ci95=list, valid_loss=float, temperature=float, epoch=int, train_seconds=NUMBER, peak_memory_bytes=int, peak_gpu_memory_bytes=int, ended=str, files=dict, seal=str)
 TEST_RESULTS = dict(test_accuracy=float, test_accuracy_ci95=list, test_loss=float, misclassified=int, test_accuracy_tta=float)
@@ -216,6 +217,7 @@ def check_about(about:dict):
     if schema not in READABLE: raise ValueError(f'it was written by another version of this package (schema {schema}, not {SCHEMA})')
     fields = {**FIELDS, **RESULTS, **TEST_RESULTS}
     if schema == 2: fields['amp'] = fields.pop('precision')
+    if schema < 4: fields['engine'] = fields.pop('backend')
     for name, kind in fields.items():
         if name not in about: raise ValueError(f'it has no field {name!r}')
         value, early = about[name], (name in RESULTS and not about['finished']) or (name in TEST_RESULTS and not about['test_reads'])
@@ -246,6 +248,17 @@ def up_to_date(
     "An earlier record, in today's words."
     if record['schema'] == SCHEMA: return record
     record = {**record, 'schema': SCHEMA}
+    if 'engine' in record: record['backend'] = record.pop('engine')
     if 'amp' in record: record['precision'] = {'None': 'float32'}.get(amp := record.pop('amp'), amp.removeprefix('torch.'))
-    else: record['precision'] = 'float16' if record.get('scaler') else None
+    elif 'precision' not in record: record['precision'] = 'float16' if record.get('scaler') else None
     return record
+
+# %% ../nbs/07_runs.ipynb #07-044f
+@dataclass
+class Run:
+    "A finished run, as its folder holds it."
+    folder:Path
+    recipe:object         # a `Recipe`, every field set
+    history:list          # a dict for each epoch, with the columns of `HISTORY`
+    metrics:dict          # what run.json holds
+    model:torch.nn.Module # with the weights that were tested, in eval mode, on the CPU

@@ -6,7 +6,7 @@
 
 One step after the other, in the order of what is wanted most:
 
-engine    which engine is the fastest here, cold start included; and does it train as the plain one does?
+backend    which backend is the fastest here, cold start included; and does it train as the plain one does?
 first     one run of the strict recipe
 search    which plateau suits the strict recipe, and which levers the best one: one seed each, judged on held-out images; the test set stays closed
 final     both recipes as chosen: results, figures, and the best recipe's weights (half precision, with the accuracy of that very file)
@@ -35,8 +35,8 @@ from cifar_resnet.runs import read_json, write_json
 from cifar_resnet.train import Recipe, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 'engine', 'first', 'search', 'final', 'notebook', 'three', 'five', 'bench', 'norms'
-ENGINES = 'eager', 'rows', 'compile', 'rows+compile', 'rows+graph'
+STEPS = 'backend', 'first', 'search', 'final', 'notebook', 'three', 'five', 'bench', 'norms'
+BACKENDS = 'eager', 'rows', 'compile', 'rows+compile', 'rows+graph'
 
 # What is tried, each against the recipe as it stands. The first name is that recipe.
 SEARCH = {
@@ -72,9 +72,9 @@ class Work:
 
     def sweep(self, name, recipes, seeds, **kw):
         "A sweep in a folder of its own, to its end."
-        engine = self.known.get('engine', 'eager')
+        backend = self.known.get('backend', 'eager')
         recipes = {n: {**self.base, **fields} for n, fields in recipes.items()}
-        found = sweep(recipes, seeds, self.work/name, [str(self.device)], budget_s=self.left(), data_dir=self.data_dir, engine=engine, **kw)
+        found = sweep(recipes, seeds, self.work/name, [str(self.device)], budget_s=self.left(), data_dir=self.data_dir, backend=backend, **kw)
         for row in found['table']: print(f'{name}: {row["name"]}', {k: f'{v["mean"]:.2%}' for k, v in row.items() if isinstance(v, dict)}, f'{row["train_seconds"]:.0f} s', flush=True)
         for row in found['failed']: print(f'{name}: {row["name"]} failed: {row["error"]}', flush=True)
         if found['left']: raise TimeIsUp
@@ -84,12 +84,12 @@ class Work:
     def recipe(self, track): return dict(self.known.get('chosen', {}).get(track, {}), recipe=track)
 
 
-def engine(w):
-    "Time every engine; one that fails here, or trains otherwise than the plain one, is out."
+def backend(w):
+    "Time every backend; one that fails here, or trains otherwise than the plain one, is out."
     train = shapes10(n_train=2000)[0] if w.small else cifar10(w.data_dir)[0]
     recipe = Recipe(**{**w.base, 'epochs': 10_000}).filled(w.device.type)
-    steps, found = 40*45_000/recipe.batch_size, w.known.get('engines', {})
-    for name in ENGINES[:2] if w.small else ENGINES:
+    steps, found = 40*45_000/recipe.batch_size, w.known.get('backends', {})
+    for name in BACKENDS[:2] if w.small else BACKENDS:
         if name in found: continue
         w.need(0 if w.small else 60)
         try:
@@ -101,12 +101,12 @@ def engine(w):
             if not all(abs(a - b) < .02*b for a, b in zip(losses, plain)): found[name]['error'] = 'it does not train as the plain network does'
         except Exception as e: found[name] = dict(error=' '.join(str(e).split())[:300])
         if not all(map(math.isfinite, found[name].get('losses', []))): found[name].pop('losses')
-        print(f'engine {name}: {found[name]}', flush=True)
-        w.note(engines=found)
+        print(f'backend {name}: {found[name]}', flush=True)
+        w.note(backends=found)
         started = None
         if w.device.type == 'cuda': torch.cuda.empty_cache()
     good = {name: row['forty_epochs_seconds'] for name, row in found.items() if 'error' not in row}
-    w.note(engine=min(good, key=good.get, default='eager'))
+    w.note(backend=min(good, key=good.get, default='eager'))
 
 
 def first(w):
@@ -150,7 +150,7 @@ def into_the_repository(w):
     Path(w.weights).mkdir(parents=True, exist_ok=True)
     about = release(run, Path(w.weights)/'cifar10.safetensors', test, w.device)
     print('weights:', {k: about[k] for k in ('test_accuracy', 'sha256')}, flush=True)
-    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/experiments/forty_epochs.py', **{k: w.known.get(k) for k in ('engines', 'engine', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
+    write_json(Path(w.results)/'forty_epochs.json', dict(command='python nbs/experiments/forty_epochs.py', **{k: w.known.get(k) for k in ('backends', 'backend', 'first', 'search', 'winners', 'chosen', 'final')}, weights=about))
 
 
 def notebook(w):
@@ -165,8 +165,8 @@ def notebook(w):
 def benchmarks(w):
     "In a process of its own, with an empty cache of compiled kernels, so that a cold start is one."
     w.need(0 if w.small else 150)
-    engines = [e for e, row in w.known.get('engines', {'eager': {}}).items() if 'error' not in row]
-    argv = ['--device', w.device.type, '--publish', str(w.results), *(['--quick'] if w.small else ['--pairs', '5', '--engines', *engines])]
+    backends = [e for e, row in w.known.get('backends', {'eager': {}}).items() if 'error' not in row]
+    argv = ['--device', w.device.type, '--publish', str(w.results), *(['--quick'] if w.small else ['--pairs', '5', '--backends', *backends])]
     with tempfile.TemporaryDirectory() as empty:
         subprocess.run([sys.executable, '-c', 'import sys; from cifar_resnet.benchmarks import main; sys.argv[0] = "cifar_bench"; sys.exit(main())', *argv], check=True, env={**os.environ, 'TORCHINDUCTOR_CACHE_DIR': empty}, timeout=550)
 
@@ -192,7 +192,7 @@ def main(argv=None):
     w, failed = Work(args), []
     torch.backends.cudnn.benchmark = True                   # sizes are fixed: let cuDNN choose its kernels; run.json says so
     torch._dynamo.config.recompile_limit = 64               # many networks are compiled in this one process
-    steps = dict(engine=engine, first=first, search=search, final=final, notebook=notebook, three=partial(final, seeds=3), five=partial(final, seeds=5), bench=benchmarks, norms=norms)
+    steps = dict(backend=backend, first=first, search=search, final=final, notebook=notebook, three=partial(final, seeds=3), five=partial(final, seeds=5), bench=benchmarks, norms=norms)
     if w.small: steps.update(three=partial(final, seeds=2), five=partial(final, seeds=2))
     for name in args.only:
         if name in w.known['done']: continue

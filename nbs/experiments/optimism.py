@@ -28,7 +28,7 @@ DRAWS = 4000
 def right_answers(train, test, seed):
     "Which images a network gets right after each of its last epochs: bool (epochs, images), for the test and the fresh ones."
     training = Training(Recipe(seed=seed, **RECIPE), train, device='cpu')
-    fresh = train.take(np.setdiff1d(np.arange(len(train)), np.concatenate([training.fit, training.held]))[:FRESH])
+    fresh = train.take(np.setdiff1d(np.arange(len(train)), np.concatenate([training.train_idx, training.valid_idx]))[:FRESH])
     x = [normalise(torch.from_numpy(part.images), training.mean, training.std) for part in (test, fresh)]
     found = [], []
     for row in training:

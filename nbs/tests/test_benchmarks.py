@@ -34,9 +34,9 @@ def test_what_is_found(found):
     for row in found['training'] + found['augmentation']:
         assert list(row) == ['what', 'plain', 'ours', 'ratio', 'ratio_from', 'ratio_to']
         assert 0 < row['ratio_from'] <= row['ratio'] <= row['ratio_to'] and row['plain'] > 0 < row['ours']
-    for row, engine in zip(found['training'], found['engines'], strict=True):
-        assert (engine['engine'], engine['images_a_second'], engine['ratio'], engine['gpu_memory_bytes']) == ('eager', row['ours'], row['ratio'], None)
-        assert engine['cold_start_seconds'] > 0
+    for row, backend in zip(found['training'], found['backends'], strict=True):
+        assert (backend['backend'], backend['images_a_second'], backend['ratio'], backend['gpu_memory_bytes']) == ('eager', row['ours'], row['ratio'], None)
+        assert backend['cold_start_seconds'] > 0
     assert (found['pairs'], found['batch'], found['device'], found['ceiling']['dtype']) == (2, 32, 'cpu', 'float32')
     assert found['versions']['torch'] and found['threads'] == torch.get_num_threads() and found['peak_gpu_memory_bytes'] is None
 
@@ -60,7 +60,7 @@ def test_a_row_for_every_precision(monkeypatch):
     found = bench(**QUICK, precision='bf16')
     ours, other = found['precisions']
     assert (ours['precision'], other['precision'], ours['peak_memory_bytes']) == ('bfloat16', 'float32', None)
-    assert ours['images_a_second'] == found['training'][0]['ours'] == found['engines'][0]['images_a_second'] and len(found['engines']) == 1
+    assert ours['images_a_second'] == found['training'][0]['ours'] == found['backends'][0]['images_a_second'] and len(found['backends']) == 1
     for row in (ours, other): assert row['achieved'] == pytest.approx(row['images_a_second']*flops(Recipe(width=8))/best[row['precision']])
     assert found['ceiling']['dtype'] == 'bfloat16' and found['ceiling']['achieved'] == ours['achieved']
 
@@ -167,16 +167,16 @@ def test_a_cold_start_counts_from_the_recipe(monkeypatch):
 def test_an_engine_is_asked_for_by_its_name(monkeypatch):
     asked = []
     class Fake(Training):
-        def __init__(self, *args, **kw): asked.append(kw['engine']); super().__init__(*args, **kw)
+        def __init__(self, *args, **kw): asked.append(kw['backend']); super().__init__(*args, **kw)
     monkeypatch.setattr(benchmarks, 'Training', Fake)
     monkeypatch.setattr(benchmarks, 'computes', lambda device, precision: precision == 'float32')
-    found = bench(**{**QUICK, 'engines': ['rows', 'eager']})
+    found = bench(**{**QUICK, 'backends': ['rows', 'eager']})
     assert asked == ['rows', 'eager']
-    assert [row['engine'] for row in found['engines']] == ['rows', 'eager'] and found['training'][0]['ours'] == found['engines'][0]['images_a_second']
+    assert [row['backend'] for row in found['backends']] == ['rows', 'eager'] and found['training'][0]['ours'] == found['backends'][0]['images_a_second']
 
 
 def test_an_engine_that_there_is_not(capsys):
-    assert main('--quick --engines fastest'.split()) == 2
+    assert main('--quick --backends fastest'.split()) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith('cifar_bench: ')
 
 
@@ -235,7 +235,7 @@ def test_the_command(tmp_path):
     assert found == json.loads((tmp_path/'results'/'speed_cpu.json').read_text())
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['found.json', 'new', 'results', 'speed_cpu.json']
     assert found['command'] == 'cifar_bench --quick --device cpu --out new/found.json --publish results'
-    for said in ('images a second', 'engines', 'where the time of an epoch goes', 'the ceiling', 'the training reaches', 'augmentation', 'backward'): assert said in done.stdout
+    for said in ('images a second', 'backends', 'where the time of an epoch goes', 'the ceiling', 'the training reaches', 'augmentation', 'backward'): assert said in done.stdout
     assert f"{found['training'][0]['ours']:,.4g}" in done.stdout and max(map(len, done.stdout.splitlines())) < 100
 
 
@@ -244,16 +244,16 @@ def test_the_command_on_a_gpu(tmp_path):
     assert main(['--quick', '--device', 'cuda', '--publish', str(tmp_path)]) == 0
     found = json.loads((tmp_path/'speed_cuda.json').read_text())
     assert found['device'] == 'cuda:0' and found['ceiling']['dtype'] in ('bfloat16', 'float16') and found['peak_gpu_memory_bytes'] > 0
-    assert found['engines'][0]['gpu_memory_bytes'] > 0 and sum(found['where']['shares'].values()) == pytest.approx(1)
+    assert found['backends'][0]['gpu_memory_bytes'] > 0 and sum(found['where']['shares'].values()) == pytest.approx(1)
 
 
 def test_a_typed_flag_wins_over_quick(monkeypatch, capsys):
     asked = {}
     def fake(**kw): asked.update(kw); raise ValueError('enough')
     monkeypatch.setattr(benchmarks, 'bench', fake)
-    assert main('--quick --width 16 --pairs 3 --engines a b'.split()) == 2
+    assert main('--quick --width 16 --pairs 3 --backends a b'.split()) == 2
     del asked['tell']
-    assert asked == dict(width=[16], pairs=3, engines=['a', 'b'], batch_size=32, images=500, seconds=.1, memory=False)
+    assert asked == dict(width=[16], pairs=3, backends=['a', 'b'], batch_size=32, images=500, seconds=.1, memory=False)
     asked.clear(); main([])
     assert list(asked) == ['tell']
 
@@ -280,7 +280,7 @@ def test_bad_flags(argv, said, tmp_path, monkeypatch, capsys):
     assert said in err and err.count('\n') == 1 and err.startswith('cifar_bench: ') and not out
 
 
-@pytest.mark.parametrize('argv', ['--width wide', '--bogus 1', '--engines', '--pair 3', '--batch_size 1.5'])
+@pytest.mark.parametrize('argv', ['--width wide', '--bogus 1', '--backends', '--pair 3', '--batch_size 1.5'])
 def test_flags_that_do_not_parse(argv, capsys):
     with pytest.raises(SystemExit) as stop: main(argv.split())
     err = capsys.readouterr().err

@@ -6,11 +6,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU is
 
 
 @pytest.mark.parametrize('recipe', ['strict', 'best'])
-@pytest.mark.parametrize('engine', ['eager', 'rows', 'compile'])
-def test_no_synchronisation_inside_an_epoch(engine, recipe):
+@pytest.mark.parametrize('backend', ['eager', 'rows', 'compile'])
+def test_no_synchronisation_inside_an_epoch(backend, recipe):
     from cifar_resnet.data import shapes10
     from cifar_resnet.train import Recipe, Training
-    training = Training(Recipe(dataset='shapes10', recipe=recipe, batch_size=64, clip=1), shapes10()[0], device='cuda', engine=engine)
+    training = Training(Recipe(dataset='shapes10', recipe=recipe, batch_size=64, clip=1), shapes10()[0], device='cuda', backend=backend)
     for _ in range(3): training.step()                                             # compiled, and warm
     if training.scaler.is_enabled(): pytest.skip('the gradient scaler of float16 waits for the GPU by design')
     torch.cuda.set_sync_debug_mode('error')
@@ -19,13 +19,13 @@ def test_no_synchronisation_inside_an_epoch(engine, recipe):
     finally: torch.cuda.set_sync_debug_mode('default')
 
 
-@pytest.mark.parametrize('engine', ['rows', 'compile', 'rows+compile', 'graph', 'rows+graph'])
-def test_engines_train_as_the_plain_network_does(engine):
+@pytest.mark.parametrize('backend', ['rows', 'compile', 'rows+compile', 'graph', 'rows+graph'])
+def test_engines_train_as_the_plain_network_does(backend):
     from cifar_resnet.data import shapes10
     from cifar_resnet.train import Recipe, Training
     train = shapes10()[0]
     recipe = Recipe(dataset='shapes10', width=64, batch_size=256, epochs=1)
-    plain, quick = ([t.step().item() for _ in range(6)] for t in (Training(recipe, train, device='cuda', engine=e) for e in ('eager', engine)))
+    plain, quick = ([t.step().item() for _ in range(6)] for t in (Training(recipe, train, device='cuda', backend=e) for e in ('eager', backend)))
     assert plain == pytest.approx(quick, rel=.03)
 
 

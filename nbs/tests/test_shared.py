@@ -84,19 +84,19 @@ DATA = shapes10(n_train=200)[0]
 RECIPE = Recipe(dataset='shapes10', width=8, epochs=1, batch_size=40, limit=100)       # the last batch is smaller
 
 
-@pytest.mark.parametrize('engine', ['rows', 'compile', 'rows+compile'])
-def test_engines_train_as_the_plain_network_does(engine):
-    if 'compile' in engine and not shutil.which('c++'): pytest.skip('no C++ compiler is here to compile the network with')
-    plain, quick = (Training(RECIPE, DATA, device='cpu', engine=e) for e in ('eager', engine))
+@pytest.mark.parametrize('backend', ['rows', 'compile', 'rows+compile'])
+def test_engines_train_as_the_plain_network_does(backend):
+    if 'compile' in backend and not shutil.which('c++'): pytest.skip('no C++ compiler is here to compile the network with')
+    plain, quick = (Training(RECIPE, DATA, device='cpu', backend=e) for e in ('eager', backend))
     losses = [[t.step().item() for _ in range(3)] for t in (plain, quick)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert plain.history[0]['valid_loss'] == pytest.approx(quick.history[0]['valid_loss'], rel=1e-2)
-    assert plain.model.state_dict().keys() == quick.model.state_dict().keys()          # what is saved knows nothing of engines
+    assert plain.model.state_dict().keys() == quick.model.state_dict().keys()          # what is saved knows nothing of backends
 
 
 def test_an_unknown_engine_is_refused(capsys, tmp_path):
-    assert main([*FLAGS, '--out', str(tmp_path/'run'), '--engine', 'warp']) == 2
-    assert "there is no engine 'warp'" in capsys.readouterr().err and not (tmp_path/'run').exists()
+    assert main([*FLAGS, '--out', str(tmp_path/'run'), '--backend', 'warp']) == 2
+    assert "there is no backend 'warp'" in capsys.readouterr().err and not (tmp_path/'run').exists()
 
 
 def test_a_smaller_batch_goes_through_the_plain_network():

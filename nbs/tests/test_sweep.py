@@ -77,7 +77,7 @@ def test_views_are_tested_where_a_recipe_mirrors(tmp_path, capsys):
     assert not torch.equal(stored['test'], stored['test_tta']) and stored['test'].shape == stored['test_tta'].shape
     right, wrong = (F.one_hot((labels + by) % 10, 10).float() for by in (0, 1))
     save_file({**stored, 'test': wrong, 'test_tta': right}, tmp_path/'best'/'logits.safetensors')
-    assert (judge(tmp_path/'best')['test_accuracy'], judge(tmp_path/'best')['test_accuracy_tta']) == (0, 1)
+    assert (metrics_from_logits(tmp_path/'best')['test_accuracy'], metrics_from_logits(tmp_path/'best')['test_accuracy_tta']) == (0, 1)
 
 
 def test_the_report_leaves_out_what_the_notes_doubt(tmp_path):
@@ -94,20 +94,20 @@ def test_the_report_leaves_out_what_the_notes_doubt(tmp_path):
 def replaced(run, **metrics): return SimpleNamespace(**{**vars(run), 'metrics': {**run.metrics, **metrics}})
 
 
-SMALL = '--small --device cpu --only engine first search final five norms'.split()
+SMALL = '--small --device cpu --only backend first search final five norms'.split()
 
 def test_forty_epochs_in_pieces(tmp_path, monkeypatch):
     "In pieces of some seconds, the plan of the long run comes to the end that it comes to in one go."
     monkeypatch.setattr(forty_epochs, 'TINY', {**TINY, 'epochs': 3})
     monkeypatch.setattr(forty_epochs, 'SEARCH', {'strict': {'as-it-is': {}, 'lr': dict(lr=1e-2)}, 'best': {'as-it-is': {}}})
-    monkeypatch.setattr(forty_epochs, 'in_turn', lambda loops, *a: {name: [dict(eager=2., rows=1.)[name]] for name in loops})   # the clock decides which engine is used, and engines differ in the last digit
+    monkeypatch.setattr(forty_epochs, 'in_turn', lambda loops, *a: {name: [dict(eager=2., rows=1.)[name]] for name in loops})   # the clock decides which backend is used, and backends differ in the last digit
     places = lambda name: [f'--{what}={tmp_path/name/what}' for what in ('work', 'results', 'weights')]
     assert forty_epochs.main([*SMALL, *places('whole')]) == 0
     codes = []
     while not codes or codes[-1] == 3: codes.append(forty_epochs.main([*SMALL, *places('pieces'), '--budget_s', '2']))
     assert codes[-1] == 0 and len(codes) > 1
     whole, pieces = (read_json(tmp_path/name/'results'/'forty_epochs.json') for name in ('whole', 'pieces'))
-    assert whole['engine'] == pieces['engine'] == 'rows'
+    assert whole['backend'] == pieces['backend'] == 'rows'
     assert numbers(whole['final']) == numbers(pieces['final']) and whole['chosen'] == pieces['chosen'] and len(whole['final']['runs']) == 4
     assert [row['test_reads'] for rows in whole['search'].values() for row in rows] == [1, 0, 0]           # the very first run is the only one that was looked at
     assert max(whole['search']['strict'], key=lambda row: row['valid_accuracy'])['name'] == whole['winners']['strict']
