@@ -242,7 +242,7 @@ def test_disk_bound(width, tmp_path, monkeypatch):
 def test_run_on_a_failing_disk(number, whole, tmp_path):
     out, log = tmp_path/'run', tmp_path/'log'
     assert finish(start(log, doomed.run_on_a_failing_disk, out, number, 40)) == 2
-    assert f'cannot be written ({os.strerror(number)}): mend that, then --resume goes on' in last_line(log)
+    assert f'cannot be written ({os.strerror(number)}): when that is repaired, --resume goes on' in last_line(log)
     goes_on(out, whole)
 
 
