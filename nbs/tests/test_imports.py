@@ -20,6 +20,18 @@ def test_every_module_imports_without_a_socket():
     assert done.returncode == 0, done.stderr
 
 
+def test_augment_does_without_albumentations():
+    "Its import takes seconds, and training in batches does not need it; but wherever it is imported later, it asks no server for its newest version."
+    done = python("""
+import cifar_resnet.augment, os, sys
+assert 'albumentations' not in sys.modules and 'cv2' not in sys.modules
+assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'
+cifar_resnet.augment.keyed_transforms()
+assert 'albumentations' in sys.modules
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_block_works():
     done = python(BLOCK + 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")')
     assert 'a socket was used at import' in done.stderr
