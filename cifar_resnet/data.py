@@ -365,7 +365,7 @@ DATASETS = dict(
 def load_data(
     dataset:str,            # one of `DATASETS`
     data_dir:str|Path=None, # for data that lies in files; None: see `data_folder`
-    variant:str='clean',    # for Shapes-10: one of `VARIANTS`; None: 'clean'
+    variant:str='clean',    # of Shapes-10: one of `VARIANTS`, None: 'clean'; other sets ignore it
 ) -> tuple[Images,Images]:  # to train on, to test
     "A data set by its name. Raises ValueError for a name that is not in the registry."
     if dataset not in DATASETS:

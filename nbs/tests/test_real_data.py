@@ -23,8 +23,14 @@ def test_as_torchvision_reads_it(data):
 
 def test_split(data):
     from cifar_resnet.data import split
-    fit, held = split(data[0].labels)
-    assert len(fit) == 45_000 and np.bincount(data[0].labels[held]).tolist() == [500]*10
+    train_idx, valid_idx = split(data[0].labels)
+    assert len(train_idx) == 45_000 and np.bincount(data[0].labels[valid_idx]).tolist() == [500]*10
+
+
+def test_by_name(data):
+    from cifar_resnet.data import DATASETS, load_data
+    assert [p.fingerprint() for p in load_data('cifar10', REAL)] == [p.fingerprint() for p in data]
+    assert data[0].classes == DATASETS['cifar10'].classes
 
 
 def test_two_epochs_of_learning(data, tmp_path):
