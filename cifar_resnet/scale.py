@@ -103,8 +103,8 @@ SWEPT = ('recipe_hash epoch valid_accuracy valid_loss test_reads test_accuracy t
 def _one(key, fields, out, until, options, device, loaded):
     "Train one run -> its row; None if time was up. Loaded data stay in the dict `loaded` for the next one."
     (name, seed), folder = key, out/f'{key[0]}-{key[1]}'
-    if time.time() >= until: return None
-    try: run = _run(fields, folder, until, options, device, loaded)
+    if (left := until - time.time()) <= 0: return None
+    try: run = _run(fields, folder, left, options, device, loaded)
     except KeyboardInterrupt:
         if time.time() < until: raise
         return None
@@ -115,13 +115,13 @@ def _one(key, fields, out, until, options, device, loaded):
     return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT},
                 rate_falls_by=max(rates)/rates[-1], recipe=asdict(run.recipe))
 
-def _run(fields, folder, until, options, device, loaded):
+def _run(fields, folder, budget_s, options, device, loaded):
     "Begin, go on with, or load the run in a folder. Raises ValueError if that is a run of another recipe."
     recipe, there = recipe_from(fields).filled(), (folder/'run.json').exists()
     if there: check_same_recipe(folder, read_about(folder)['recipe'], _whole_recipe(fields), fields)
     key = recipe.dataset, recipe.variant
     if key not in loaded: loaded[key] = load_data(recipe.dataset, options.get('data_dir'), recipe.variant)
-    run = job(fields, folder, device=device, resume=there, budget_s=until - time.time(), progress=False, draw=False,
+    run = job(fields, folder, device=device, resume=there, budget_s=budget_s, progress=False, draw=False,
               data=loaded[key], **options)
     if run.metrics['edits']:
         raise ValueError(f'{folder} was edited by hand, and so is no run of this recipe: move it away')
