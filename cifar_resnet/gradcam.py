@@ -338,18 +338,20 @@ def receptive_fields(
     """Which pixels each cell of a layer listens to: the squared gradient of the cell with respect to the pixels.
     The cell is the sum of its channels with random signs."""
     if isinstance(layer, (list, tuple)): raise ValueError('fields are of one layer, not of a list')
-    model, x = _uncompiled(model), images.detach().clone()
+    model = _uncompiled(model)
     (name, module), = _resolve(model, images, layer).items()
-    out = _run_from_pixels(model, module, x)                                      # (B,C,h,w)
-    _check_map(name, out, model, images)
-    signs = torch.randint(0, 2, out.shape[:2], generator=torch.Generator().manual_seed(0)).to(out)*2 - 1
-    cells = (out*signs[...,None,None]).sum((0,1))                                 # (h,w)
-    fields = [torch.autograd.grad(cell, x, retain_graph=True)[0].square().sum((0,1)) for cell in cells.flatten()]
+    with torch.inference_mode(False), torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        out = _output_of(module, model, x)                                        # (B,C,h,w)
+        _check_map(name, out, model, images)
+        signs = torch.randint(0, 2, out.shape[:2], generator=torch.Generator().manual_seed(0)).to(out)*2 - 1
+        cells = (out*signs[...,None,None]).sum((0,1))                             # (h,w)
+        fields = [torch.autograd.grad(cell, x, retain_graph=True)[0].square().sum((0,1)) for cell in cells.flatten()]
     fields = torch.stack(fields).reshape(*cells.shape, *images.shape[2:])
     return fields/fields.sum((2,3), keepdim=True).clamp_min(1e-30)
 
-def _run_from_pixels(model, module, x):
-    "What a module returns when the model sees the images x, with a graph from there back to x."
+def _output_of(module, model, x):
+    "What a module returns when the model sees `x`; None if it is not called."
     seen = SimpleNamespace(out=None)
     def hook(module, inputs, out):
         if not isinstance(out, Tensor): return
@@ -357,7 +359,7 @@ def _run_from_pixels(model, module, x):
         return out.clone()
     handle = module.register_forward_hook(hook)
     try:
-        with evaluating(model), torch.inference_mode(False), torch.enable_grad(): model(x.requires_grad_())
+        with evaluating(model): model(x)
     finally: handle.remove()
     return seen.out
 

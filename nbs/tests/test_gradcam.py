@@ -234,6 +234,14 @@ def test_states(name, state):
                 torch.testing.assert_close(gradcam(model, x.clone(), t, asked, relu=False), e, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('context', [torch.no_grad, torch.inference_mode])
+def test_fields_where_gradients_are_off(context):
+    model, layer = made('mean')
+    expected = receptive_fields(model, X, layer)
+    with context(): found = receptive_fields(model, X.clone(), layer)
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize('name', ['layer', 'batch', 'tanh'])
 def test_autocast(name):
     model, layer = made(name)
