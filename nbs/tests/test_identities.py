@@ -5,11 +5,16 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from cifar_resnet.core import seeded
-from cifar_resnet.faithful import centroid, interval, iou, localisation, mass_accuracy, pointing, rank_accuracy, rank_correlation
+from cifar_resnet.faithful import (centroid, interval, iou, localisation, mass_accuracy, pointing, rank_accuracy,
+                                   rank_correlation)
 from cifar_resnet.gradcam import contrast, gradcam, tapped, upsample
 from cifar_resnet.model import resnet18
 
-networks = st.fixed_dictionaries(dict(norm=st.sampled_from(['layer', 'batch', 'pixel', 'group8', 'none']), width=st.sampled_from([8, 16]), num_classes=st.integers(2, 12), strides=st.sampled_from([(1,2,2,2), (1,1,2,2), (2,2,2,1)])))
+networks = st.fixed_dictionaries(dict(
+    norm=st.sampled_from(['layer', 'batch', 'pixel', 'group8', 'none']),
+    width=st.sampled_from([8, 16]),
+    num_classes=st.integers(2, 12),
+    strides=st.sampled_from([(1,2,2,2), (1,1,2,2), (2,2,2,1)])))
 SEEDS = st.integers(0, 10_000)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 
@@ -22,7 +27,9 @@ def drawn(config, seed, n=3, side=32):
         return model, torch.randn(n, 3, side, side), torch.randint(0, config['num_classes'], (2, n))
 
 
-def close(a, b, eps=1e-5): assert (a - b).abs().max() <= eps*max(b.abs().max().item(), 1e-3), (a - b).abs().max()/b.abs().max()
+def close(a, b, eps=1e-5):
+    difference, size = (a - b).abs().max(), b.abs().max()
+    assert difference <= eps*max(size.item(), 1e-3), difference/size
 
 
 @quick
@@ -36,7 +43,8 @@ def test_the_last_block(config, seed, n, side):
     close(every, gradcam(model, x, 'all', 'stages', 'hirescam', relu=False))                     # = HiResCAM
     close(every.sum((2,3)) + b, logits)                                                          # completeness
     why = contrast(model, x, q, p, 'stages')
-    close(why.difference.sum((1,2)) + b[p] - b[q], logits[range(n), p] - logits[range(n), q], 1e-4)   # a difference of nearly equal numbers
+    margin = logits[range(n), p] - logits[range(n), q]
+    close(why.difference.sum((1,2)) + b[p] - b[q], margin, 1e-4)                                 # nearly equal numbers
     one = gradcam(model, x, p, 'stages', relu=False)
     close(one, every[range(n), p])
     close(gradcam(model, x.flip(0), p.flip(0), 'stages', relu=False).flip(0), one)               # images do not mix
@@ -52,7 +60,8 @@ def test_a_scaled_head_scales_the_map(config, seed):
 
 
 @quick
-@given(SEEDS, st.sampled_from([8, 16]), st.sampled_from(['stages.3.1.convs.3', 'stages.3.0.convs.0', 'stages.1.0.convs.3']))
+@given(SEEDS, st.sampled_from([8, 16]),
+       st.sampled_from(['stages.3.1.convs.3', 'stages.3.0.convs.0', 'stages.1.0.convs.3']))
 def test_before_a_layer_norm_nothing_adds_up(seed, width, name):
     model, x, (p, _) = drawn(dict(norm='layer', width=width, num_classes=10, strides=(1,2,2,2)), seed)
     with tapped({name: model.get_submodule(name)}) as seen: logits = model(x)
@@ -67,7 +76,8 @@ def test_before_a_layer_norm_nothing_adds_up(seed, width, name):
 @given(SEEDS, st.integers(1, 6), st.integers(2, 5), st.booleans())
 def test_hirescam_is_0_where_the_head_is_blind(seed, channels, classes, mean):
     with seeded('blind', seed):
-        eye, weight, x = nn.Conv2d(3, channels, 3, padding=1), torch.randn(classes, channels, 8, 8), torch.randn(2,3,8,8)
+        eye, weight = nn.Conv2d(3, channels, 3, padding=1), torch.randn(classes, channels, 8, 8)
+        x = torch.randn(2,3,8,8)
     weight[:,:,4:] = 0
     class Blind(nn.Module):
         def __init__(self): super().__init__(); self.eye = eye
@@ -80,7 +90,12 @@ def test_hirescam_is_0_where_the_head_is_blind(seed, channels, classes, mean):
 
 
 heats = SEEDS.map(lambda s: torch.from_numpy(np.random.default_rng(s).normal(size=(4,8,8))))
-masks = st.tuples(SEEDS, st.floats(.05, .9)).map(lambda t: torch.from_numpy(np.random.default_rng(t[0]).random((4,8,8)) < t[1]).logical_or(torch.eye(8, dtype=torch.bool)))
+def mask_of(seed, share):
+    "Masks of about this share of the cells, none of them empty."
+    random = torch.from_numpy(np.random.default_rng(seed).random((4,8,8)) < share)
+    return random.logical_or(torch.eye(8, dtype=torch.bool))
+
+masks = st.builds(mask_of, SEEDS, st.floats(.05, .9))
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
@@ -91,12 +106,13 @@ def test_metrics(heat, mask):
         v = f(heat, mask)
         assert ((0 <= v) & (v <= 1)).all()
         assert torch.allclose(f(3*heat, mask), v)                                                # units do not matter
-        assert torch.allclose(f(heat.flip(2), mask.flip(2)), v)                                  # nor does left or right
+        assert torch.allclose(f(heat.flip(2), mask.flip(2)), v)                                 # nor does left or right
         assert torch.allclose(f(mask.double(), mask), torch.ones(4).to(f(mask.double(), mask)))  # the truth is best
         assert torch.allclose(f(torch.zeros_like(heat), mask).double(), area)                    # nothing is chance
     assert torch.allclose(mass_accuracy(heat, mask) + mass_accuracy(heat, ~mask), torch.ones(4).double())
     k = mask.sum((1,2))
-    hits = torch.stack([m.flatten()[h.flatten().argsort(descending=True)[:n]].double().mean() for h, m, n in zip(heat, mask, k)])       # no ties here
+    best = [h.flatten().argsort(descending=True)[:n] for h, n in zip(heat, k)]                   # no ties here
+    hits = torch.stack([m.flatten()[b].double().mean() for m, b in zip(mask, best)])
     assert torch.allclose(rank_accuracy(heat, mask).double(), hits)
 
 
@@ -134,5 +150,5 @@ def test_upsampling_keeps_between_the_cells(seed, h, w):
     g = np.random.default_rng(seed)
     maps, centres = torch.from_numpy(g.random((2,h,w))), [np.sort(g.choice(32, n, replace=False)) for n in (h, w)]
     full = upsample(maps, centres=centres)
-    assert torch.allclose(full[:,centres[0]][:,:,centres[1]], maps.float(), atol=1e-6)           # at its centre a cell has its own value
+    assert torch.allclose(full[:,centres[0]][:,:,centres[1]], maps.float(), atol=1e-6)    # a cell's own value
     assert full.min() >= maps.min() - 1e-6 and full.max() <= maps.max() + 1e-6
