@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORKERS', 'OPERATORS', 'RATIOS', 'QUICK', 'PlainImages', 'plain_loop', 'our_loop', 'augmentation_loop', 'in_turn',
-           'compared', 'where_time_goes', 'operators', 'flops', 'ceiling', 'cold_start', 'memory_of', 'bench', 'main']
+           'compared', 'where_time_goes', 'operators', 'flops', 'ceiling', 'cold_start', 'memory_of', 'bench', 'run',
+           'main']
 
 # %% ../nbs/17_benchmarks.ipynb #17-003
 import multiprocessing, re, shlex, statistics, sys, time
@@ -62,7 +63,8 @@ def _timed(step, n, device) -> tuple: # seconds a step, what each step returned
 class PlainImages(Dataset):
     "One image at a time, by albumentations' own random numbers."
     def __init__(self, data):
-        self.data, self.compose = data, A.Compose([plain_augmentation(*mean_std(data.images)), ToTensorV2()])
+        self.data = data
+        self.compose = A.Compose([plain_augmentation(*mean_std(data.images)), ToTensorV2()])
     def __len__(self): return len(self.data)
     def __getitem__(self, i): return self.compose(image=self.data.images[i])['image'], int(self.data.labels[i])
 
@@ -73,10 +75,13 @@ def plain_loop(
     workers:int=WORKERS,     # processes that augment
 ): # a function of n: trains on n batches, an epoch at most -> seconds a batch, the losses
     "Training as a tutorial would write it: eager, fp32, NCHW, albumentations in a DataLoader."
-    with seeded('init', recipe.seed): model = resnet18(recipe.norm, recipe.strides, recipe.width, len(train.classes)).to(device)
-    opt, data = Adam(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay), PlainImages(train)
-    def run(n):
-        stream = iter(DataLoader(data, recipe.batch_size, shuffle=True, drop_last=True, num_workers=workers, worker_init_fn=_ignore_ctrl_c))
+    with seeded('init', recipe.seed): model = resnet18(recipe.norm, recipe.strides, recipe.width, len(train.classes))
+    model.to(device)
+    opt = Adam(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    loader = DataLoader(PlainImages(train), recipe.batch_size, shuffle=True, drop_last=True,
+                        num_workers=workers, worker_init_fn=_ignore_ctrl_c)
+    def time_batches(n):
+        stream = iter(loader)
         def step():
             x, y = (t.to(device) for t in next(stream))
             loss = F.cross_entropy(model(x), y)
@@ -85,7 +90,7 @@ def plain_loop(
             opt.step()
             return loss.detach()
         return _timed(step, n, device)
-    return run
+    return time_batches
 
 # %% ../nbs/17_benchmarks.ipynb #17-026
 def our_loop(
@@ -106,13 +111,14 @@ def augmentation_loop(
     **kw,               # what else `how` should know
 ): # a function of n: augments n batches -> seconds a batch, nothing for each
     "Augment batches, and nothing else."
-    arrays = train.images, train.labels, draws(len(train), 0, 0), rng('order', 0, 0).permutation(len(train))
-    (images, labels, rows, order), (mean, std) = (torch.from_numpy(a).to(device) for a in arrays), mean_std(train.images)
-    def run(n):
+    arrays = train.images, train.labels, rng('order', 0, 0).permutation(len(train)), draws(len(train), 0, 0)
+    images, labels, order, rows = (torch.from_numpy(a).to(device) for a in arrays)
+    mean, std = mean_std(train.images)
+    def time_batches(n):
         stream = how(images, labels, order[:(n + _untimed(device))*bs], rows, bs, mean, std, **kw)
         def step(): next(stream)              # not kept: a thousand batches fill a memory
         return _timed(step, n, device)
-    return run
+    return time_batches
 
 # %% ../nbs/17_benchmarks.ipynb #17-034
 def in_turn(
@@ -122,8 +128,9 @@ def in_turn(
     at_most:int,    # batches a run
 ) -> dict: # name -> seconds a batch, one a round
     "Time several ways to do the same, round after round."
-    slowest = max(run(1)[0] for run in ways.values())
-    n, took = max(1, min(at_most, round(seconds/slowest))), {name: [] for name in ways}
+    slowest = max(time_batches(1)[0] for time_batches in ways.values())
+    n = max(1, min(at_most, round(seconds/slowest)))
+    took = {name: [] for name in ways}
     for i in range(rounds):
         for name in list(ways)[::1 if i%2 else -1]: took[name].append(ways[name](n)[0])
     return took
@@ -135,8 +142,9 @@ def compared(
     ours:list,   # the same of our way
 ) -> dict:
     "A row: medians in images a second; the ratio within a round, its median and its range."
+    speed = lambda took: round(bs/statistics.median(took), 1)
     ratios = [p/o for p,o in zip(plain, ours, strict=True)]
-    return dict(what=what, plain=round(bs/statistics.median(plain), 1), ours=round(bs/statistics.median(ours), 1), ratio=round(statistics.median(ratios), 3),
+    return dict(what=what, plain=speed(plain), ours=speed(ours), ratio=round(statistics.median(ratios), 3),
                 ratio_from=round(min(ratios), 3), ratio_to=round(max(ratios), 3))
 
 # %% ../nbs/17_benchmarks.ipynb #17-042
@@ -162,63 +170,85 @@ def _full_batches(training):
         for _ in range(len(training.labels)//training.recipe.batch_size): yield next(training.stream)
 
 # %% ../nbs/17_benchmarks.ipynb #17-044
+def _median_seconds(works, n, device) -> dict: # name -> seconds
+    "Do all works in turn, n times after a round of warm-up."
+    rounds = [{name: _seconds(work, device) for name, work in works.items()} for _ in range(n+1)][1:]
+    return {name: statistics.median(r[name] for r in rounds) for name in works}
+
+def _validation_seconds(t, n) -> float:
+    "One look at all held-out images, from two looks at as many as n batches have."
+    x = t.valid_x[:n*t.recipe.batch_size]
+    look = lambda: predict(t.averaged, x)
+    return min(_seconds(look, t.device) for _ in range(2))*len(t.valid_x)/len(x)
+
 def where_time_goes(
     training:Training, # it trains on 2n+2 batches, and is at the beginning of its epoch afterwards
     n:int=10,          # batches that are timed in parts, and as many that are timed whole
-) -> dict: # batch_seconds (a whole step), parts (by name, and `rest`), validation_seconds, epoch_seconds, shares (of an epoch)
-    "Median seconds of the parts of a step, of one look at the held-out images (from as many as n batches have), and their shares of an epoch."
+) -> dict: # batch_seconds (of a whole step), parts (by name, and `rest`), validation_seconds, epoch_seconds, shares
+    "Seconds of the parts of a step and of a look at the held-out images, and their shares of an epoch."
     t, stream = training, _full_batches(training)
-    parts, whole = _parts(t, stream), lambda: t.learn(*next(stream))
-    rounds = [{name: _seconds(f, t.device) for name, f in {**parts, 'whole': whole}.items()} for _ in range(n+1)][1:]     # the first is warm-up
-    spent = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    spent = _median_seconds({**_parts(t, stream), 'whole': lambda: t.learn(*next(stream))}, n, t.device)
     batch = spent.pop('whole')
     spent['rest'] = batch - sum(spent.values())
-    x = t.valid_x[:n*t.recipe.batch_size]
-    look = lambda: predict(t.averaged, x)
-    valid = min(_seconds(look, t.device) for _ in range(2))*len(t.valid_x)/len(x)
+    valid = _validation_seconds(t, n)
     t.open_epoch()
     steps = len(t.labels)/t.recipe.batch_size
     epoch = steps*batch + valid
+    shares = {name: s*steps/epoch for name, s in spent.items()}
     return dict(batch_seconds=batch, parts=spent, validation_seconds=valid, epoch_seconds=epoch,
-                shares={**{name: s*steps/epoch for name, s in spent.items()}, 'validation': valid/epoch})
+                shares={**shares, 'validation': valid/epoch})
 
 # %% ../nbs/17_benchmarks.ipynb #17-047b
-OPERATORS = {'convolutions, forward': r'mkldnn_convolution|cudnn_convolution|thnn_conv', 'convolutions, backward': 'convolution_backward', 'norms': 'group_norm|layer_norm|batch_norm',
-             'ReLU': 'threshold_backward|clamp_min|relu', 'from one type to another': 'copy_', 'sums': 'aten::add|aten::sub', 'optimiser': 'adam|newton'}
+OPERATORS = {
+    'convolutions, forward': 'mkldnn_convolution|cudnn_convolution|thnn_conv',
+    'convolutions, backward': 'convolution_backward',
+    'norms': 'group_norm|layer_norm|batch_norm',
+    'ReLU': 'threshold_backward|clamp_min|relu',
+    'from one type to another': 'copy_',
+    'sums': 'aten::add|aten::sub',
+    'optimiser': 'adam|newton',
+}
+
+def _kind(operator) -> str:
+    "The first kind whose pattern occurs in an operator's name."
+    return next((kind for kind, names in OPERATORS.items() if re.search(names, operator)), 'other')
 
 def operators(
     training:Training, # it trains on n batches
     n:int=3,
 ) -> dict: # kind of operator -> its share of the CPU's time; the rest is 'other'
     "Where the time of a step goes, operator by operator."
-    t, stream, shares = training, _full_batches(training), dict.fromkeys([*OPERATORS, 'other'], 0.)
+    t, stream, spent = training, _full_batches(training), dict.fromkeys([*OPERATORS, 'other'], 0.)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for _ in range(n): t.learn(*next(stream))
     t.open_epoch()
-    events = seen.key_averages()
-    for e in events: shares[next((kind for kind, names in OPERATORS.items() if re.search(names, e.key)), 'other')] += e.self_cpu_time_total
-    return {kind: spent/sum(shares.values()) for kind, spent in shares.items()}
+    for e in seen.key_averages(): spent[_kind(e.key)] += e.self_cpu_time_total
+    total = sum(spent.values())
+    return {kind: s/total for kind, s in spent.items()}
 
 # %% ../nbs/17_benchmarks.ipynb #17-053
 def flops(
     what:Recipe|nn.Module, # a model for RGB images, or a recipe for one
     side:int=32,           # of the image
 ) -> int: # floating point operations; a multiply-add is two
-    "The arithmetic of training on one image: forward and backward, counted by PyTorch on tensors without memory. Nothing is changed."
+    "The arithmetic of training on one image, forward and backward. Nothing is changed, no memory is taken."
     if isinstance(what, Recipe):
         r = what.filled()
         with torch.device('meta'): model = resnet18(r.norm, r.strides, r.width)
     else: model = deepcopy(what).to('meta')
-    with FlopCounterMode(display=False) as counter: model(torch.zeros(1, 3, side, side, device='meta')).sum().backward()
+    x = torch.zeros(1, 3, side, side, device='meta')
+    with FlopCounterMode(display=False) as counter: model(x).sum().backward()
     return counter.get_total_flops()
 
 # %% ../nbs/17_benchmarks.ipynb #17-061
 def _fastest(work, device, budget) -> float: # FLOP/s
-    "The best rate of `work()` in about `budget` seconds, at least three tries. On a GPU a try is twenty calls: one alone would be mostly waiting."
+    "The best rate of `work()` in about `budget` seconds, at least three tries."
     with FlopCounterMode(display=False) as counter: work()
-    calls, best, end = 20 if device.type == 'cuda' else 1, [], time.perf_counter() + budget
-    while len(best) < 3 or time.perf_counter() < end: best.append(_seconds(lambda: [work() for _ in range(calls)], device)/calls)
-    return counter.get_total_flops()/min(best)
+    calls = 20 if device.type == 'cuda' else 1                  # one call alone would be mostly waiting on a GPU
+    tries, end = [], time.perf_counter() + budget
+    while len(tries) < 3 or time.perf_counter() < end:
+        tries.append(_seconds(lambda: [work() for _ in range(calls)], device)/calls)
+    return counter.get_total_flops()/min(tries)
 
 @torch.no_grad()
 def ceiling(
@@ -230,11 +260,12 @@ def ceiling(
 ) -> dict: # FLOP/s by name
     "What this machine does at best: a large matrix product, and a 3×3 convolution of each stage."
     side = 8192 if device.type == 'cuda' else 2048
-    a, works = torch.randn(side, side, device=device, dtype=dtype), {}
-    works[f'matrix product, {side}×{side}'] = lambda: a @ a
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    works = {f'matrix product, {side}×{side}': lambda: a @ a}
     for i, m in enumerate((1,2,4,8)):
-        x, layer = torch.randn(bs, width*m, 32//m, 32//m, device=device, dtype=dtype), conv(width*m, width*m).to(device, dtype)
-        works[f'convolution of stage {i+1}'] = partial(layer.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last))
+        x = torch.randn(bs, width*m, 32//m, 32//m, device=device, dtype=dtype)
+        layer = conv(width*m, width*m).to(device, dtype).to(memory_format=torch.channels_last)
+        works[f'convolution of stage {i+1}'] = partial(layer, x.contiguous(memory_format=torch.channels_last))
     return {name: _fastest(work, device, budget) for name, work in works.items()}
 
 # %% ../nbs/17_benchmarks.ipynb #17-069
@@ -242,19 +273,21 @@ def cold_start(
     recipe:Recipe,
     train:Images,
     device:torch.device,
-    backend:str='eager',    # of the `Training`, as the next
+    backend:str='eager',   # of the `Training`, as the next
     precision:str='auto',
     batches:int=3,         # how many are waited for
-) -> SimpleNamespace: # training, losses (of these batches), seconds, gpu_memory_bytes: the most that it took on the GPU, None on a CPU
+) -> SimpleNamespace: # training, losses (of these batches), seconds, gpu_memory_bytes (at most; None on a CPU)
     "A new `Training`, and how long it took to get it going."
-    cuda = device.type == 'cuda'
+    cuda, now = device.type == 'cuda', SimpleNamespace()
     if cuda: torch.cuda.reset_peak_memory_stats(device)
-    before, now = torch.cuda.memory_allocated(device) if cuda else 0, SimpleNamespace()
+    before = torch.cuda.memory_allocated(device) if cuda else 0
     def begin():
         now.training = Training(recipe, train, device=device, backend=backend, precision=precision)
         now.losses = torch.stack([now.training.step() for _ in range(batches)])
-    seconds = _seconds(begin, device)
-    return SimpleNamespace(training=now.training, losses=now.losses.cpu(), seconds=seconds, gpu_memory_bytes=torch.cuda.max_memory_allocated(device) - before if cuda else None)
+    now.seconds = _seconds(begin, device)
+    now.losses = now.losses.cpu()
+    now.gpu_memory_bytes = torch.cuda.max_memory_allocated(device) - before if cuda else None
+    return now
 
 # %% ../nbs/17_benchmarks.ipynb #17-083
 def _pictures(n) -> Images:
@@ -265,11 +298,19 @@ def _pictures(n) -> Images:
 def _check(images, bs, pairs, device):
     "Raise ValueError if nothing can be measured so."
     most = images*9//10//(_untimed(device) + 2)
-    if pairs < 1: raise ValueError(f'pairs must be at least 1, not {pairs}')
-    if bs > most: raise ValueError(f'batch_size must be at most {most:,} here, so that there are batches enough to be timed, not {bs:,}')
+    if pairs < 1:
+        raise ValueError(f'pairs must be at least 1, not {pairs}')
+    if bs > most:
+        raise ValueError(f'batch_size must be at most {most:,} here, '
+                         f'so that there are batches enough to be timed, not {bs:,}')
 
 # %% ../nbs/17_benchmarks.ipynb #17-086
-def _race(r, train, device, ways, **how) -> tuple: # by way, (backend, precision): a row as `compared` has it, and what `cold_start` gave
+def _precisions(precision, device, width) -> list:
+    "The one that is asked for, and every other that the device computes in."
+    ours = pick_precision(precision, device, width)
+    return [ours, *(word for word in PRECISIONS.values() if computes(device, word) and word != ours)]
+
+def _race(r, train, device, ways, **how) -> tuple: # by way, (backend, precision): rows of `compared`, `cold_start`s
     "The plain loop and each of our ways by one recipe."
     loops = dict(plain=plain_loop(r, train, device))
     loops['plain'](1)
@@ -277,24 +318,13 @@ def _race(r, train, device, ways, **how) -> tuple: # by way, (backend, precision
     took = in_turn({**loops, **{way: our_loop(s.training) for way, s in started.items()}}, **how)
     return {way: compared(f'width {r.width}', r.batch_size, took['plain'], took[way]) for way in started}, started
 
-RATIOS = 'ratio', 'ratio_from', 'ratio_to'
-
-def _backend_row(backend, row, started) -> dict:
-    "An backend's speed, with its price."
-    return dict(what=row['what'], backend=backend, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
-                cold_start_seconds=round(started.seconds, 2), gpu_memory_bytes=started.gpu_memory_bytes)
-
-def _precision_row(precision, row, beside, memory) -> dict:
-    "A precision's speed, as a share of what the machine does at best in it, and the memory of a process that trains so."
-    return dict(what=row['what'], precision=precision, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
-                flop_a_second_at_best=max(beside['flop_a_second'].values()), achieved=beside['achieved'], peak_memory_bytes=memory)
-
 def _beside_the_ceiling(r, device, precision, speed, budget) -> dict:
     "What the machine does at best, and what so many images a second are of it."
     rates, each = ceiling(device, getattr(torch, precision), r.batch_size, r.width, budget), flops(r)
     return dict(dtype=precision, flop_a_second=rates, flop_an_image=each,
                 training_flop_a_second=speed*each, achieved=speed*each/max(rates.values()))
 
+# %% ../nbs/17_benchmarks.ipynb #17-086b
 def _three_batches(recipe, precision):
     "What a process holds at most that trains and validates on the CPU."
     t = Training(recipe, _pictures(max(1000, 5*recipe.batch_size)), device='cpu', precision=precision)
@@ -307,93 +337,160 @@ def memory_of(
     precision:str='auto',
 ) -> int: # bytes, PyTorch and all; None where the system does not tell
     "The most memory that training by a recipe on the CPU takes, in a process of its own."
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as fresh: return fresh.submit(_three_batches, recipe, precision).result()
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as fresh:
+        return fresh.submit(_three_batches, recipe, precision).result()
+
+# %% ../nbs/17_benchmarks.ipynb #17-086d
+RATIOS = 'ratio', 'ratio_from', 'ratio_to'
+
+def _backend_row(backend, row, started) -> dict:
+    "A backend's speed, with its price."
+    return dict(what=row['what'], backend=backend, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
+                cold_start_seconds=round(started.seconds, 2), gpu_memory_bytes=started.gpu_memory_bytes)
+
+def _precision_row(precision, row, beside, memory) -> dict:
+    "A precision's speed, its share of the machine's best in it, and the memory of a process that trains so."
+    return dict(what=row['what'], precision=precision, images_a_second=row['ours'], **{k: row[k] for k in RATIOS},
+                flop_a_second_at_best=max(beside['flop_a_second'].values()), achieved=beside['achieved'],
+                peak_memory_bytes=memory)
+
+def _at_one_width(r, train, device, backends, words, memory, tell, **how) -> SimpleNamespace:
+    "Race, ceiling and memory by one recipe: rows; the ceiling of the first way, and its `training`."
+    ways = [(backends[0], word) for word in words] + [(backend, words[0]) for backend in backends[1:]]
+    tell(f'width {r.width}: the plain loop and {", ".join(map(" in ".join, ways))}, {how["rounds"]} times in turn')
+    found, started = _race(r, train, device, ways, **how)
+    tell(f'width {r.width}: the ceiling, and the memory')
+    speeds = {word: found[backends[0], word] for word in words}
+    beside = {word: _beside_the_ceiling(r, device, word, speeds[word]['ours'], how['seconds']/5) for word in words}
+    held = {word: memory_of(r, word) if memory and device.type == 'cpu' else None for word in words}
+    return SimpleNamespace(
+        row=found[ways[0]], ceiling=beside[words[0]], training=started[ways[0]].training,
+        backends=[_backend_row(b, found[b, words[0]], started[b, words[0]]) for b in backends],
+        precisions=[_precision_row(word, speeds[word], beside[word], held[word]) for word in words])
 
 # %% ../nbs/17_benchmarks.ipynb #17-087
+def _augmentation_row(train, bs, device, rounds, seconds, at_most) -> dict:
+    "Augmentation by albumentations in worker processes, and ours."
+    ways = dict(plain=augmentation_loop(albumentations_batches, train, bs, device, workers=WORKERS),
+                ours=augmentation_loop(batches, train, bs, device))
+    return compared('images a second', bs, **in_turn(ways, rounds, seconds/5, at_most))
+
+def _where(training, n) -> dict:
+    "Where the time goes, by parts and by operators."
+    return dict(where_time_goes(training, n), operators=operators(training))
+
 def bench(
     device:str='auto',
     width:list=(64,),         # of the networks; the last one is looked at closely
     batch_size:int=None,      # None: as a recipe for CIFAR-10 has it on this device
     pairs:int=7,              # rounds in which all ways are timed
-    backends:list=('eager',),  # of `Training`; the first is the one called ours
+    backends:list=('eager',), # of `Training`; the first is the one called ours
     images:int=50_000,        # in the data set, held-out ones included
     seconds:float=5,          # about so long is a run of the slowest way
     precision:str='auto',     # in which ours computes; every other that the device has gets a row beside it
     memory:bool=True,         # measure also how much a process holds that trains in each precision on a CPU
     tell=lambda text: None,   # is told what is being done
-) -> dict: # augmentation, training, backends, precisions (rows), where, ceiling, peak memory, and what they depend on; JSON types
+) -> dict: # rows: augmentation, training, backends, precisions; where, ceiling, memory, and the machine; JSON types
     "Measure it all. Raises ValueError for what makes no sense."
     device = pick_device(device)
     recipes = [Recipe(width=w, batch_size=batch_size, epochs=10_000).filled(device.type) for w in width]
     bs = recipes[-1].batch_size
     _check(images, bs, pairs, device)
-    train, at_most = _pictures(images), images//bs - _untimed(device)
+    train, how = _pictures(images), dict(rounds=pairs, seconds=seconds, at_most=images//bs - _untimed(device))
     tell('the augmentation')
-    ways = {name: augmentation_loop(how, train, bs, device, **kw) for name, how, kw in (('plain', albumentations_batches, dict(workers=WORKERS)), ('ours', batches, {}))}
-    augmentation, training, rows = [compared('images a second', bs, **in_turn(ways, pairs, seconds/5, at_most))], [], []
-    precisions = []
+    tables = dict(augmentation=[_augmentation_row(train, bs, device, **how)], training=[], backends=[], precisions=[])
     for r in recipes:
-        ours = backends[0], pick_precision(precision, device, r.width)
-        others = [word for word in PRECISIONS.values() if computes(device, word) and word != ours[1]]
-        by_way = [ours, *((backends[0], word) for word in others), *((e, ours[1]) for e in backends[1:])]
-        tell(f'width {r.width}: the plain loop and {", ".join(map(" in ".join, by_way))}, {pairs} times in turn')
-        found, started = _race(r, train, device, by_way, rounds=pairs, seconds=seconds, at_most=at_most)
-        training.append(found[ours])
-        rows += [_backend_row(e, found[e, ours[1]], started[e, ours[1]]) for e in backends]
-        tell(f'width {r.width}: the ceiling, and the memory')
-        beside = {word: _beside_the_ceiling(r, device, word, found[backends[0], word]['ours'], seconds/5) for word in (ours[1], *others)}
-        precisions += [_precision_row(word, found[backends[0], word], beside[word], memory_of(r, word) if memory and device.type == 'cpu' else None) for word in beside]
+        words = _precisions(precision, device, r.width)
+        seen = _at_one_width(r, train, device, backends, words, memory, tell, **how)
+        tables['training'].append(seen.row)
+        for name in 'backends', 'precisions': tables[name] += getattr(seen, name)
     tell(f'width {r.width}: where the time goes')
-    best, speed = started[ours].training, training[-1]['ours']
-    return dict(**provenance(device), pairs=pairs, batch=bs, workers=WORKERS, width=r.width, augmentation=augmentation, training=training, backends=rows, precisions=precisions,
-                where=dict(where_time_goes(best, max(3, min(50, round(seconds*speed/bs)))), operators=operators(best)), ceiling=beside[ours[1]], **peak_memory(device))
+    where = _where(seen.training, max(3, min(50, round(seconds*seen.row['ours']/bs))))
+    return dict(**provenance(device), pairs=pairs, batch=bs, workers=WORKERS, width=r.width, **tables,
+                where=where, ceiling=seen.ceiling, **peak_memory(device))
 
 # %% ../nbs/17_benchmarks.ipynb #17-089
 QUICK = dict(width=[8], batch_size=32, pairs=2, images=500, seconds=.1, memory=False)       # a smoke run
 
+def _cell(v) -> str:
+    "A value of a table as text, floats with four digits."
+    if not isinstance(v, float): return '-' if v is None else str(v)
+    return f'{v:,.4g}' if v < 1000 else f'{v:,.0f}'
+
 def _columns(rows) -> str:
     "Rows (dicts with the same keys) as text, in columns."
-    text = lambda v: '-' if v is None else str(v) if not isinstance(v, float) else f'{v:,.4g}' if v < 1000 else f'{v:,.0f}'
-    cells = [list(rows[0]), *(list(map(text, row.values())) for row in rows)]
+    cells = [list(rows[0]), *([_cell(v) for v in row.values()] for row in rows)]
     wide = [max(map(len, column)) for column in zip(*cells)]
-    return '\n'.join('  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, wide))).rstrip() for line in cells)
+    line = lambda row: '  '.join(c.rjust(w) if i else c.ljust(w) for i,(c,w) in enumerate(zip(row, wide))).rstrip()
+    return '\n'.join(map(line, cells))
+
+def _precision_line(row) -> dict:
+    "Of a precision's row, what fits a terminal."
+    held = row['peak_memory_bytes']
+    whole = {k: row[k] for k in ('what', 'precision', 'images_a_second', 'ratio')}
+    return dict(whole, of_the_ceiling=f'{row["achieved"]:.0%}', GB=held and held/1e9)
+
+def _tables(f) -> dict: # title -> rows
+    "What `bench` found, as tables for a terminal."
+    seconds, shares = f['where']['parts'], f['where']['shares']
+    rates = {**f['ceiling']['flop_a_second'], 'training': f['ceiling']['training_flop_a_second']}
+    return {
+        'images a second': f['training'] + [{**row, 'what': 'augmentation'} for row in f['augmentation']],
+        'precisions': [_precision_line(row) for row in f['precisions']],
+        'backends': [{k: v for k, v in row.items() if not k.startswith('ratio_')} for row in f['backends']],
+        f'where the time of an epoch goes (width {f["width"]})':
+            [dict(part=part, seconds_a_batch=seconds.get(part), share=f'{s:.1%}') for part, s in shares.items()],
+        'the ceiling': [dict(what=name, GFLOP_a_second=rate/1e9) for name, rate in rates.items()],
+    }
 
 def _report(f) -> str:
     "What `bench` found, to be read in a terminal."
-    pairs = [{**row, 'what': row['what'] if row in f['training'] else 'augmentation'} for row in f['training'] + f['augmentation']]
-    where = [dict(part=k, seconds_a_batch=f['where']['parts'].get(k), share=f'{v:.1%}') for k, v in f['where']['shares'].items()]
-    rates = [dict(what=k, GFLOP_a_second=v/1e9) for k, v in {**f['ceiling']['flop_a_second'], 'training': f['ceiling']['training_flop_a_second']}.items()]
-    backends = [{k: v for k, v in row.items() if not k.startswith('ratio_')} for row in f['backends']]
-    precisions = [dict(what=row['what'], precision=row['precision'], images_a_second=row['images_a_second'], ratio=row['ratio'], of_the_ceiling=f'{row["achieved"]:.0%}',
-                       GB=row['peak_memory_bytes'] and row['peak_memory_bytes']/1e9) for row in f['precisions']]
-    tables = {'images a second': pairs, 'precisions': precisions, 'backends': backends, f'where the time of an epoch goes (width {f["width"]})': where, 'the ceiling': rates}
-    first = f'{f["hardware"]} ({f["device"]}), {f["threads"]} threads, {f["ceiling"]["dtype"]}, batches of {f["batch"]}'
-    return '\n\n'.join([first, *(f'{title}\n{_columns(rows)}' for title, rows in tables.items()), f'the training reaches {f["ceiling"]["achieved"]:.0%} of the ceiling'])
+    machine = f'{f["hardware"]} ({f["device"]}), {f["threads"]} threads'
+    tables = [f'{title}\n{_columns(rows)}' for title, rows in _tables(f).items()]
+    first = f'{machine}, {f["ceiling"]["dtype"]}, batches of {f["batch"]}'
+    return '\n\n'.join([first, *tables, f'the training reaches {f["ceiling"]["achieved"]:.0%} of the ceiling'])
+
+# %% ../nbs/17_benchmarks.ipynb #17-089a
+def _make_folders(out, publish):
+    "Of what will be written, now and not after minutes. Raises OSError; ValueError if `out` is a folder."
+    if out: home(out).parent.mkdir(parents=True, exist_ok=True)
+    if publish: home(publish).mkdir(parents=True, exist_ok=True)
+    if out and home(out).is_dir(): raise ValueError(f'{out} is a folder: choose a file for --out')
+
+def run(
+    quick:bool=False,  # a smoke run of some seconds; `flags` win over its values
+    out:str=None,      # also write everything to this JSON file
+    publish:str=None,  # also write it as speed_cpu.json or speed_cuda.json to this folder
+    argv:list=None,    # the words that were typed, for the record; None: those of this process
+    **flags,           # of `bench`; None: its default
+) -> int: # exit code
+    "What `cifar_bench` does: measure, print, publish. Raises ValueError or OSError, each a sentence."
+    _make_folders(out, publish)
+    typed = {k: v for k, v in flags.items() if v is not None}
+    tell = lambda text: print(f'measuring {text} ...', file=sys.stderr, flush=True)
+    command = shlex.join(['cifar_bench', *(sys.argv[1:] if argv is None else argv)])
+    found = dict(command=command, **bench(**{**(QUICK if quick else {}), **typed}, tell=tell))
+    if out: write_json(home(out), found)
+    if publish: write_json(home(publish)/f'speed_{found["device"].split(":")[0]}.json', found)
+    print(_report(found))
+    return 0
 
 def main(argv:list=None) -> int: # exit code
     "The command `cifar_bench`."
-    parser = _parser('cifar_bench', 'How fast is the training here, beside a plain loop and beside what this machine can do, and where does the time go? Some minutes on two CPU cores.')
+    parser = _parser('cifar_bench', 'How fast is the training here, beside a plain loop and beside what this machine '
+                                    'can do, and where does the time go? Some minutes on two CPU cores.')
     add = parser.add_argument
     add('--device', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
-    add('--width', type=int, nargs='+', metavar='INT', help='channels of the first stage; of several the last is looked at closely (default: 64)')
+    add('--width', type=int, nargs='+', metavar='INT',
+        help='channels of the first stage; of several the last is looked at closely (default: 64)')
     add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')
     add('--pairs', type=int, metavar='INT', help='how often the plain loop and ours are timed in turn (default: 7)')
-    add('--precision', choices=('auto', *PRECISIONS), help='what ours computes in; the others that the device has are timed beside it (default: auto)')
-    add('--backends', nargs='+', metavar='TEXT', help='ways to drive the training, each timed beside the plain loop (default: eager)')
+    add('--precision', choices=('auto', *PRECISIONS),
+        help='what ours computes in; the others that the device has are timed beside it (default: auto)')
+    add('--backends', nargs='+', metavar='TEXT',
+        help='what computes the network, each timed beside the plain loop: eager, rows, compile ... (default: eager)')
     add('--quick', action='store_true', help='a smoke run of some seconds; its numbers mean nothing')
     add('--out', metavar='FILE', help='also write everything to this JSON file')
     add('--publish', metavar='DIR', help='also write it as speed_cpu.json or speed_cuda.json to this folder')
     args = vars(parser.parse_args(argv))
-    quick, out, publish = (args.pop(k) for k in ('quick', 'out', 'publish'))
-    typed = {k: v for k, v in args.items() if v is not None}
-    def action():
-        folders = [home(out).parent] if out else []
-        folders += [home(publish)] if publish else []
-        for folder in folders: folder.mkdir(parents=True, exist_ok=True)                     # now, not after minutes
-        if out and home(out).is_dir(): raise ValueError(f'{out} is a folder: choose a file for --out')
-        found = bench(**{**(QUICK if quick else {}), **typed}, tell=lambda text: print(f'measuring {text} ...', file=sys.stderr, flush=True))
-        found = dict(command=shlex.join(['cifar_bench', *(sys.argv[1:] if argv is None else argv)]), **found)
-        if out: write_json(home(out), found)
-        if publish: write_json(home(publish)/f'speed_{found["device"].split(":")[0]}.json', found)
-        print(_report(found))
-    return _run('cifar_bench', action)
+    return _run('cifar_bench', lambda: run(argv=argv, **args))

@@ -1,9 +1,9 @@
 """How fast the explorers answer a click, in a browser, and what they look like.
 
     pip install -e '.[browser]'                                  # and a Chromium or Chrome
-    python nbs/experiments/explorers_browser.py                        # print the latencies
-    python nbs/experiments/explorers_browser.py --publish              # and write them to nbs/results/explorers_browser.json
-    python nbs/experiments/explorers_browser.py --pictures DIR         # draw each explorer at two widths in two themes, instead
+    python nbs/experiments/explorers_browser.py                  # print the latencies
+    python nbs/experiments/explorers_browser.py --publish        # and write nbs/results/explorers_browser.json
+    python nbs/experiments/explorers_browser.py --pictures DIR   # instead draw each, at two widths, in two themes
 """
 import io, os, platform, sys
 from importlib.metadata import version
@@ -20,7 +20,8 @@ ROUNDS, WIDTHS, THEMES, MOST_BYTES = 20, (1280, 800), ('light', 'dark'), 120_000
 # The page's own clock, from the event that a person causes to the first picture that is loaded after it.
 CLOCK = '''img => {
     const clock = window.cifarClock = {start: null, end: null};
-    for (const kind of ['click', 'change', 'keydown']) document.addEventListener(kind, e => { clock.start ??= e.timeStamp }, true);
+    for (const kind of ['click', 'change', 'keydown'])
+        document.addEventListener(kind, e => { clock.start ??= e.timeStamp }, true);
     img.addEventListener('load', () => { if (clock.start !== null) clock.end ??= performance.now() });
 }'''
 
@@ -42,8 +43,11 @@ def ways(explorer, tab):
     def classes():
         explorer.get_by_label('against', exact=True).select_option(label='likeliest other')
         select = explorer.get_by_label('class', exact=True)
-        return [lambda i=i: select.select_option(index=i) for i in range(2, select.locator('option').count())]      # after 'predicted' and 'true'
-    def keys(name): return [lambda key=key: slider(explorer, name).press(key) for key in ['ArrowRight']*(ROUNDS//2) + ['ArrowLeft']*(ROUNDS//2)]
+        after_predicted_and_true = range(2, select.locator('option').count())
+        return [lambda i=i: select.select_option(index=i) for i in after_predicted_and_true]
+    def keys(name):
+        there_and_back = ['ArrowRight']*(ROUNDS//2) + ['ArrowLeft']*(ROUNDS//2)
+        return [lambda key=key: slider(explorer, name).press(key) for key in there_and_back]
     def click(name): return [lambda: explorer.get_by_role('button', name=name, exact=True).click()]*ROUNDS
     def cells():
         there = explorer.locator('button[title*="predicted"]:not([disabled])')
@@ -80,7 +84,7 @@ def small(data):
 
 
 def draw(folder):
-    "A PNG of each explorer, each width and each theme; those of the light theme at 1280 are explorer-NAME.png, for README."
+    "A PNG of each explorer, width and theme; those of the light theme at 1280 are explorer-NAME.png, for README."
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as b:
         for theme in THEMES:
@@ -111,14 +115,19 @@ def train_for(explorer, seconds):
 
 if __name__ == '__main__':
     args = sys.argv[1:]
-    if args[:1] not in ([], ['--publish'], ['--pictures']) or len(args) != {'--pictures': 2}.get(*args[:1] or [''], len(args[:1])): sys.exit(__doc__)
+    draws = args[:1] == ['--pictures'] and len(args) == 2
+    if not draws and args not in ([], ['--publish']): sys.exit(__doc__)
     if why := missing('voila', 'playwright'): sys.exit(f'explorers_browser.py: {why}')
-    if args[:1] == ['--pictures']: sys.exit(draw(Path(args[1])))
+    if draws: sys.exit(draw(Path(args[1])))
     with app_server() as address, browser() as b:
         page = b.new_page(viewport=dict(width=1280, height=1000))
         open_app(page, address)
-        found = dict(command='python nbs/experiments/explorers_browser.py --publish', browser=f'Chromium {b.version}', cpus=os.cpu_count(), machine=platform.machine(), threads=torch.get_num_threads(),
-                     versions={p: version(p) for p in ('torch', 'ipywidgets', 'voila', 'playwright')}, table=measure(page))
+        found = dict(
+            command='python nbs/experiments/explorers_browser.py --publish',
+            browser=f'Chromium {b.version}',
+            cpus=os.cpu_count(), machine=platform.machine(), threads=torch.get_num_threads(),
+            versions={p: version(p) for p in ('torch', 'ipywidgets', 'voila', 'playwright')},
+            table=measure(page))
     if args == ['--publish']:
         from cifar_resnet.runs import write_json
         write_json(Path(__file__).parent.parent/'results'/'explorers_browser.json', found)

@@ -1,4 +1,4 @@
-"""From a change of a control to the bytes of the new picture, at full width: the work of the explorers without the browser's.
+"""From a change of a control to the bytes of the new picture, at full width: the explorers' work, not the browser's.
 
     python nbs/experiments/explorers_cpu.py              # print
     python nbs/experiments/explorers_cpu.py --publish    # and write nbs/results/explorers_<device>.json
@@ -29,7 +29,8 @@ def untrained(n=300):
     test = shapes10(n_train=10, n_test=n)[1]
     mean, std = mean_std(test.images)
     with seeded('init', 0): model = resnet18().eval().to(memory_format=torch.channels_last)
-    return Subject('width 64', model, test, mean, std, predict(model, normalise(torch.from_numpy(test.images), mean, std)), 1.)
+    logits = predict(model, normalise(torch.from_numpy(test.images), mean, std))
+    return Subject('width 64', model, test, mean, std, logits, 1.)
 
 
 def took(change, *args):
@@ -38,36 +39,52 @@ def took(change, *args):
     return 1e3*(time.perf_counter() - start)
 
 
+def row_of(what, picture, ms):
+    return dict(what=what, picture=picture, median_ms=round(median(ms), 1), worst_ms=round(max(ms), 1), n=len(ms))
+
+
 def timed(what, explorer, name, values):
     "Each value in turn, and then all of them once more, from memory: two rows."
     control = explorer.controls[name]
     put = lambda value: setattr(control, 'value', value)
     new, again = ([took(put, v) for v in values] for _ in range(2))
     assert 'color:' not in explorer.said.value, explorer.said.value
-    return [dict(what=what, picture=kind, median_ms=round(median(t), 1), worst_ms=round(max(t), 1), n=len(t)) for kind, t in (('new', new), ('seen before', again))]
+    return [row_of(what, 'new', new), row_of(what, 'seen before', again)]
 
 
 def measure():
     s, g = untrained(), rng('latency')
     maps, mistakes, augmentations = gradcam_explorer(s), mistake_explorer(s), augmentation_explorer(s)
     images = g.permutation(len(s.data))[:N].tolist()
-    rows = [*timed('maps: the image', maps, 'image', images), *timed('maps: the class', maps, 'target', range(10)), *timed('maps: the layer', maps, 'layer', [b for b in BLOCKS if b != maps.controls['layer'].value]),
-            *timed('maps: opacity', maps, 'opacity', [k/N for k in range(N)]), *timed('mistakes: the image', mistakes, 'chosen', range(1, 12)),
-            *timed('augmentation: the image', augmentations, 'image', images), *timed('augmentation: the angle', augmentations, 'angle', [a for a in range(40) if a != 5][:N])]
-    cells = [at for at, b in mistakes.matrix.buttons.items() if b.description and at != mistakes.controls['cell'].value]
+    other_layers = [b for b in BLOCKS if b != maps.controls['layer'].value]
+    rows = [
+        *timed('maps: the image', maps, 'image', images),
+        *timed('maps: the class', maps, 'target', range(10)),
+        *timed('maps: the layer', maps, 'layer', other_layers),
+        *timed('maps: opacity', maps, 'opacity', [k/N for k in range(N)]),
+        *timed('mistakes: the image', mistakes, 'chosen', range(1, 12)),
+        *timed('augmentation: the image', augmentations, 'image', images),
+        *timed('augmentation: the angle', augmentations, 'angle', [a for a in range(40) if a != 5][:N]),
+    ]
+    shown = mistakes.controls['cell'].value
+    cells = [at for at, b in mistakes.matrix.buttons.items() if b.description and at != shown]
     open_ = lambda at: mistakes.matrix.buttons[at].click()
-    rows += [dict(what='mistakes: another cell', picture='new', median_ms=round(median(t), 1), worst_ms=round(max(t), 1), n=len(t)) for t in [[took(open_, at) for at in cells]]]
+    rows.append(row_of('mistakes: another cell', 'new', [took(open_, at) for at in cells]))
     stepper = Stepper(Recipe(dataset='shapes10', width=8), Path('never-made'), 'cpu')
     stepper.ask('batch'); stepper.wait()
     t = [took(step_picture, stepper.look(), stepper.train.classes) for _ in range(10)]
     stepper.end()
-    return [*rows, dict(what='training: the picture (once or twice a second)', picture='new', median_ms=round(median(t), 1), worst_ms=round(max(t), 1), n=len(t))]
+    return [*rows, row_of('training: the picture (once or twice a second)', 'new', t)]
 
 
 if __name__ == '__main__':
     if sys.argv[1:] not in ([], ['--publish']): sys.exit(__doc__)
     warnings.filterwarnings('ignore')
-    found = dict(command='python nbs/experiments/explorers_cpu.py --publish', width=64, goal_new_ms=150, goal_seen_before_ms=50, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(),
-                 versions={p: version(p) for p in ('torch', 'ipywidgets', 'pillow')}, table=measure())
+    found = dict(
+        command='python nbs/experiments/explorers_cpu.py --publish',
+        width=64, goal_new_ms=150, goal_seen_before_ms=50,
+        threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(),
+        versions={p: version(p) for p in ('torch', 'ipywidgets', 'pillow')},
+        table=measure())
     for row in found['table']: print(*row.values(), sep='\t')
     if sys.argv[1:]: write_json(Path(__file__).parent.parent/'results'/'explorers_cpu.json', found)

@@ -4,8 +4,9 @@
     CIFAR10_DIR=... python nbs/experiments/precision.py --out DIR --publish    # and write nbs/results/precision.json
     ... --only speed                                                     # one part: speed or learning
 
-speed      images a second in float32 and bfloat16, timed in turn, by width and batch size: the rule of `pick_precision`
-learning   held-out accuracy of the same recipe in both, three seeds each: Shapes-10, and CIFAR-10 (width 16, 10,000 images, 5 epochs)
+speed      images a second in float32 and bfloat16, timed in turn, by width and batch: the rule of `pick_precision`
+learning   held-out accuracy of the same recipe in both, three seeds each: Shapes-10, and CIFAR-10 (width 16, 10,000
+           images, 5 epochs)
 """
 import statistics
 from pathlib import Path
@@ -34,8 +35,9 @@ def speed(args):
             ways = {word: our_loop(Training(recipe, train, device='cpu', precision=word)) for word in WORDS.values()}
             took = in_turn(ways, rounds=7, seconds=1.5, at_most=30)
             ratios = [a/b for a, b in zip(took['float32'], took['bfloat16'])]
-            rows.append(dict(width=width, batch=batch, **{word: round(batch/statistics.median(t), 1) for word, t in took.items()},
-                             ratio=round(statistics.median(ratios), 2), ratio_from=round(min(ratios), 2), ratio_to=round(max(ratios), 2)))
+            speeds = {word: round(batch/statistics.median(t), 1) for word, t in took.items()}
+            ratio, low, high = (round(f(ratios), 2) for f in (statistics.median, min, max))
+            rows.append(dict(width=width, batch=batch, **speeds, ratio=ratio, ratio_from=low, ratio_to=high))
             print(rows[-1], flush=True)
     return rows
 
@@ -48,7 +50,10 @@ def learning(args):
         for row in swept['table']:
             runs = [run for run in swept['runs'] if run['name'] == row['name']]
             assert {run['precision'] for run in runs} == {word}
-            found.append(dict(data=row['name'], precision=word, runs=row['runs'], valid_accuracy=row['valid_accuracy'], seeds=[run['valid_accuracy'] for run in runs], train_seconds=row['train_seconds'], recipe=runs[0]['recipe']))
+            found.append(dict(
+                data=row['name'], precision=word, runs=row['runs'], valid_accuracy=row['valid_accuracy'],
+                seeds=[run['valid_accuracy'] for run in runs],
+                train_seconds=row['train_seconds'], recipe=runs[0]['recipe']))
             print({k: v for k, v in found[-1].items() if k != 'recipe'}, flush=True)
     return sorted(found, key=lambda row: row['data'])
 
@@ -56,4 +61,7 @@ def learning(args):
 PARTS = dict(speed=speed, learning=learning)
 
 
-if __name__ == '__main__': in_parts(__doc__, PARTS, RESULTS, lambda: dict(**provenance(DEVICE), computes_bfloat16=computes(DEVICE, 'bfloat16')))
+def about(): return dict(**provenance(DEVICE), computes_bfloat16=computes(DEVICE, 'bfloat16'))
+
+
+if __name__ == '__main__': in_parts(__doc__, PARTS, RESULTS, about)

@@ -3,7 +3,8 @@
     python nbs/experiments/small_nets.py           # all of them, into cifar_resnet/weights/
     python nbs/experiments/small_nets.py NAME ...  # only these
 
-They are what `cifar_resnet --dataset shapes10 --width 8 ...` trains, with one thread, and are stored in half precision. Their test pictures stay unread.
+They are what `cifar_resnet --dataset shapes10 --width 8 ...` trains, with one thread, stored in half precision.
+Their test pictures stay unread.
 """
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ EPOCHS = 24                       # half the width of the quick start's network 
 
 def train(name, folder, **other):
     "The run of a small network."
-    return job(Recipe(dataset='shapes10', width=8, **{'epochs': EPOCHS, **NETS[name], **other}), folder, device='cpu', read_test=False)
+    recipe = Recipe(dataset='shapes10', width=8, **{'epochs': EPOCHS, **NETS[name], **other})
+    return job(recipe, folder, device='cpu', read_test=False)
 
 
 def store(run, path):
@@ -41,7 +43,8 @@ def store(run, path):
 
 if __name__ == '__main__':
     names = sys.argv[1:] or list(NETS)
-    if set(names) - set(NETS): sys.exit(f'there is no network {", ".join(sorted(set(names) - set(NETS)))}: choose {", ".join(NETS)}')
+    if unknown := sorted(set(names) - set(NETS)):
+        sys.exit(f'there is no network {", ".join(unknown)}: choose {", ".join(NETS)}')
     torch.set_num_threads(1)      # so that the bits do not depend on the number of cores
     for name in names:
         with TemporaryDirectory() as folder: run = train(name, Path(folder)/'run')

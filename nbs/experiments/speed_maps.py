@@ -2,11 +2,12 @@
 
     pip install -e '.[bench]'                   # the three peers
     python nbs/experiments/speed_maps.py              # print the tables
-    python nbs/experiments/speed_maps.py --publish    # and write them to nbs/results/speed_maps_cpu.json (or _cuda.json)
+    python nbs/experiments/speed_maps.py --publish    # and write nbs/results/speed_maps_cpu.json (or _cuda.json)
 
-The full network (width 64), batches of 64. All ways take turns on each of `ROUNDS` batches, in another order each time; a table holds medians
-of seconds and of the ratios to the forward pass (without gradients) of the same round. For ten classes captum and pytorch-grad-cam
-are called ten times; torch-cam, which separates forward and backward, runs forward once. About ten minutes on two cores.
+Full network (width 64), batches of 64. All ways take turns on each of `ROUNDS` batches, each time in another order;
+a table holds medians of seconds and of the ratios to the forward pass (without gradients) of the same round. For ten
+classes captum and pytorch-grad-cam are called ten times; torch-cam, which separates forward and backward, runs forward
+once. About ten minutes on two cores.
 """
 import os, platform, sys, time, warnings
 from importlib.metadata import version
@@ -41,22 +42,32 @@ class Ways:
         with torch.no_grad(): return self.model(x)
     def ours(self, x, c=0): return gradcam(self.model, x, c, self.layer, relu=False)
     def captums(self, x, c=0): return self.captum.attribute(x, c)[:,0].detach()
-    def grad_cams(self, x, c=0):                       # pytorch-grad-cam gives maps of the picture's size, between 0 and 1
+    def grad_cams(self, x, c=0):                       # maps of the picture's size, between 0 and 1
         with GradCAM(self.model, [self.layer]) as cam: return cam(x, [ClassifierOutputTarget(c)]*len(x))
     def torchcams(self, x, c=0):
         with TorchCAM(self.model, self.layer) as cam: return cam([c]*len(x), self.model(x), normalized=False)[0]
     def ours_all(self, x): return gradcam(self.model, x, 'all', self.layer, relu=False)
     def captums_all(self, x): return torch.stack([self.captums(x, c) for c in range(CLASSES)], 1)
     def grad_cams_all(self, x):
-        with GradCAM(self.model, [self.layer]) as cam: return [cam(x, [ClassifierOutputTarget(c)]*len(x)) for c in range(CLASSES)]
+        with GradCAM(self.model, [self.layer]) as cam:
+            return [cam(x, [ClassifierOutputTarget(c)]*len(x)) for c in range(CLASSES)]
     def torchcams_all(self, x):
         with TorchCAM(self.model, self.layer) as cam:
             scores = self.model(x)
             return [cam([c]*len(x), scores, normalized=False, retain_graph=True)[0] for c in range(CLASSES)]
 
 
-NAMES = dict(forward=('forward pass only', 0), ours=('cifar_resnet', 1), captums=('captum', 1), grad_cams=('pytorch-grad-cam', 1), torchcams=('torch-cam', 1),
-             ours_all=('cifar_resnet', CLASSES), captums_all=('captum', CLASSES), grad_cams_all=('pytorch-grad-cam', CLASSES), torchcams_all=('torch-cam', CLASSES))
+NAMES = dict(
+    forward=('forward pass only', 0),
+    ours=('cifar_resnet', 1),
+    captums=('captum', 1),
+    grad_cams=('pytorch-grad-cam', 1),
+    torchcams=('torch-cam', 1),
+    ours_all=('cifar_resnet', CLASSES),
+    captums_all=('captum', CLASSES),
+    grad_cams_all=('pytorch-grad-cam', CLASSES),
+    torchcams_all=('torch-cam', CLASSES),
+)
 
 
 def seconds(f, x):
@@ -75,6 +86,15 @@ def most_memory(f, x):
     return torch.cuda.max_memory_allocated() - before
 
 
+def unscaled(model, x, c):
+    "The map of pytorch-grad-cam before it scales and enlarges it."
+    with GradCAM(model, [model.stages]) as cam:
+        cam(x, [ClassifierOutputTarget(c)]*len(x))
+        kept = cam.activations_and_grads
+        acts, grads = kept.activations[0].cpu().numpy(), kept.gradients[0].cpu().numpy()
+        return torch.from_numpy(cam.get_cam_image(x, model.stages, None, acts, grads))
+
+
 def same_maps(model, x):
     "The largest difference to each peer, relative to the largest value of the peer's map."
     ways, found = Ways(model), []
@@ -84,14 +104,11 @@ def same_maps(model, x):
             mine = ways.ours(x, c)
             if name == 'captum': theirs = ways.captums(x, c)
             elif name == 'torch-cam': mine, theirs = mine.relu(), ways.torchcams(x, c)
-            else:                                                                           # before it scales and enlarges
-                with GradCAM(model, [model.stages]) as cam:
-                    cam(x, [ClassifierOutputTarget(c)]*len(x))
-                    kept = cam.activations_and_grads
-                    theirs = torch.from_numpy(cam.get_cam_image(x, model.stages, None, kept.activations[0].cpu().numpy(), kept.gradients[0].cpu().numpy()))
+            else: theirs = unscaled(model, x, c)
             theirs = theirs.to(mine.device)
             worst = max(worst, ((mine - theirs).abs().max()/theirs.abs().max().clamp_min(1e-12)).item())
-        found.append({'peer': name, 'width': model.config['width'], 'maps': len(x)*CLASSES, 'largest relative difference': float(f'{worst:.1e}')})
+        found.append({'peer': name, 'width': model.config['width'], 'maps': len(x)*CLASSES,
+                      'largest relative difference': float(f'{worst:.1e}')})
     return found
 
 
@@ -106,8 +123,15 @@ def measure(model, batches):
     base = most_memory(ways.forward, batches[0])
     for name, (who, classes) in NAMES.items():
         ratios = sorted(t/f for t, f in zip(took[name], took['forward']))
-        rows.append({'who': who, 'classes': classes, 'seconds a batch': round(median(took[name]), 4), 'times a forward pass': round(median(ratios), 3), 'from': round(ratios[0], 3), 'to': round(ratios[-1], 3),
-                     "memory, times a forward pass's": round(most_memory(getattr(ways, name), batches[0])/base, 3)})
+        rows.append({
+            'who': who,
+            'classes': classes,
+            'seconds a batch': round(median(took[name]), 4),
+            'times a forward pass': round(median(ratios), 3),
+            'from': round(ratios[0], 3),
+            'to': round(ratios[-1], 3),
+            "memory, times a forward pass's": round(most_memory(getattr(ways, name), batches[0])/base, 3),
+        })
     return rows
 
 
@@ -116,7 +140,8 @@ def at_length(model, x):
     ways = Ways(model)
     took = [(seconds(ways.forward, b), seconds(ways.ours_all, b)) for b in x.split(BATCH)]
     forward, maps = (sum(t) for t in zip(*took))
-    return dict(images=len(x), forward_seconds=round(forward, 1), all_maps_seconds=round(maps, 1), ratio=round(maps/forward, 3), median_ratio=round(median(m/f for f, m in took), 3))
+    return dict(images=len(x), forward_seconds=round(forward, 1), all_maps_seconds=round(maps, 1),
+                ratio=round(maps/forward, 3), median_ratio=round(median(m/f for f, m in took), 3))
 
 
 if __name__ == '__main__':
@@ -126,8 +151,14 @@ if __name__ == '__main__':
     test = shapes10(n_train=10, n_test=ALL)[1]
     x = normalise(torch.from_numpy(test.images), *mean_std(test.images)).to(device)
     with seeded('init', 0): model = resnet18().eval().to(device)
-    about = dict(command='python nbs/experiments/speed_maps.py --publish', batch=BATCH, rounds=ROUNDS, threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(), device=str(device),
-                 versions={p: version(p) for p in ('torch', 'captum', 'grad-cam', 'torchcam')}, not_run=[] if device.type=='cuda' else ['GPU'])
-    found = dict(**about, maps=same_maps(model, x[:BATCH]), table=measure(model, x[:BATCH*ROUNDS].split(BATCH)), all_images=at_length(model, x))
+    found = dict(
+        command='python nbs/experiments/speed_maps.py --publish',
+        batch=BATCH, rounds=ROUNDS,
+        threads=torch.get_num_threads(), cpus=os.cpu_count(), machine=platform.machine(), device=str(device),
+        versions={p: version(p) for p in ('torch', 'captum', 'grad-cam', 'torchcam')},
+        not_run=[] if device.type == 'cuda' else ['GPU'],
+        maps=same_maps(model, x[:BATCH]),
+        table=measure(model, x[:BATCH*ROUNDS].split(BATCH)),
+        all_images=at_length(model, x))
     for key in ('maps', 'table', 'all_images'): print(found[key])
     if sys.argv[1:]: write_json(Path(__file__).parent.parent/'results'/f'speed_maps_{device.type}.json', found)

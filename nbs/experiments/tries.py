@@ -1,10 +1,11 @@
 """What the best recipe is made of: one change each, in small. About an hour of one CPU core that computes in bfloat16.
 
-    CIFAR10_DIR=... python nbs/experiments/tries.py --out DIR              # what is finished is kept; the same command goes on
+    CIFAR10_DIR=... python nbs/experiments/tries.py --out DIR              # what is finished is kept
     CIFAR10_DIR=... python nbs/experiments/tries.py --out DIR --publish    # and write nbs/results/tries.json
     ... --only adamw                                                 # one of them
 
-Width 32, all 45,000 training images, 5 epochs, one seed; judged on the held-out images. Five epochs are no forecast for forty: they show how fast a change learns.
+Width 32, all 45,000 training images, 5 epochs, one seed; compared by the held-out images. Five epochs are no forecast
+for forty: they show how fast a change learns.
 """
 import argparse, os, sys
 from pathlib import Path
@@ -26,13 +27,16 @@ def main():
     args = parser.parse_args()
     rows = []
     for name in args.only:
-        found = sweep({name: {**COMMON, **TRIES[name]}}, [0], Path(args.out)/name, ['cpu'], data_dir=args.data_dir, precision='bf16')
+        recipe, out = {**COMMON, **TRIES[name]}, Path(args.out)/name
+        found = sweep({name: recipe}, [0], out, ['cpu'], data_dir=args.data_dir, precision='bf16')
         if found['failed']: raise RuntimeError(found['failed'][0]['error'])
-        [run], history = found['runs'], read_history(Path(args.out)/name/f'{name}-0'/'history.csv')
-        rows.append(dict(name=name, change=TRIES[name], held_out=[row['valid_accuracy'] for row in history], train_seconds=run['train_seconds'],
-                         **{k: run[k] for k in ('precision', 'hardware', 'git_revision', 'recipe')}))
+        [run], history = found['runs'], read_history(out/f'{name}-0'/'history.csv')
+        noted = {k: run[k] for k in ('train_seconds', 'precision', 'hardware', 'git_revision', 'recipe')}
+        rows.append(dict(name=name, change=TRIES[name], held_out=[row['valid_accuracy'] for row in history], **noted))
         print(name, [f'{a:.3f}' for a in rows[-1]['held_out']], flush=True)
-    if args.publish: write_json(RESULTS, dict(command='python nbs/experiments/tries.py --out DIR --publish', common=COMMON, table=rows))
+    if args.publish:
+        command = 'python nbs/experiments/tries.py --out DIR --publish'
+        write_json(RESULTS, dict(command=command, common=COMMON, table=rows))
 
 
 if __name__ == '__main__': sys.exit(main())

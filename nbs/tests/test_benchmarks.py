@@ -1,6 +1,7 @@
 "What the benchmarks measure is what they say, and the command tells what is wrong in a sentence."
 import json, subprocess, sys, time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from cifar_resnet import benchmarks, train
-from cifar_resnet.benchmarks import _full_batches, bench, ceiling, cold_start, compared, flops, in_turn, main, our_loop, plain_loop, where_time_goes
+from cifar_resnet.benchmarks import _full_batches, bench, ceiling, cold_start, compared, flops, in_turn, main, our_loop, plain_loop, run, where_time_goes
 from cifar_resnet.data import Images, shapes10
 from cifar_resnet.model import resnet18
 from cifar_resnet.train import Recipe, Training
@@ -146,6 +147,18 @@ def test_the_clock():
     asked.clear(); in_turn(dict(a=lambda n: (asked.append(n) or 9, [])), 2, 1, 100); assert asked == [1, 1, 1]
 
 
+def test_the_slower_way_is_the_slower():
+    ways = dict(slow=partial(benchmarks._timed, partial(time.sleep, .02), device=CPU), fast=partial(benchmarks._timed, lambda: None, device=CPU))
+    took = in_turn(ways, 3, .06, 50)
+    assert min(took['slow']) >= .02 > min(took['fast'])
+
+
+def test_pictures_repeat():
+    pictures = benchmarks._pictures(6000)
+    assert len(pictures) == 6000 and pictures.masks is None
+    assert (pictures.images[5000:] == pictures.images[:1000]).all() and (pictures.labels[5000:] == pictures.labels[:1000]).all()
+
+
 def test_the_order_changes_from_round_to_round():
     order = []
     in_turn({name: lambda n, name=name: (order.append(name) or 1., []) for name in 'ab'}, 3, 1, 1)
@@ -154,7 +167,7 @@ def test_the_order_changes_from_round_to_round():
 
 def test_ratios_are_those_of_a_round():
     row = compared('x', 10, plain=[1., 2., 3., 4.], ours=[4., 1., 3., 8.])
-    assert (row['ratio_from'], row['ratio'], row['ratio_to']) == (.25, .75, 2.)
+    assert row == dict(what='x', plain=4., ours=2.9, ratio=.75, ratio_from=.25, ratio_to=2.)
 
 
 def test_a_cold_start_counts_from_the_recipe(monkeypatch):
@@ -164,7 +177,7 @@ def test_a_cold_start_counts_from_the_recipe(monkeypatch):
     assert cold_start(TINY, TRAIN, CPU).seconds > .1
 
 
-def test_an_engine_is_asked_for_by_its_name(monkeypatch):
+def test_a_backend_is_asked_for_by_its_name(monkeypatch):
     asked = []
     class Fake(Training):
         def __init__(self, *args, **kw): asked.append(kw['backend']); super().__init__(*args, **kw)
@@ -175,7 +188,7 @@ def test_an_engine_is_asked_for_by_its_name(monkeypatch):
     assert [row['backend'] for row in found['backends']] == ['rows', 'eager'] and found['training'][0]['ours'] == found['backends'][0]['images_a_second']
 
 
-def test_an_engine_that_there_is_not(capsys):
+def test_a_backend_that_there_is_not(capsys):
     assert main('--quick --backends fastest'.split()) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith('cifar_bench: ')
 
@@ -225,11 +238,13 @@ def test_the_clock_waits_for_the_gpu(monkeypatch):
     assert waited == [5, 8] and len(seen) == 8
 
 
-def run(*argv, **kw): return subprocess.run([sys.executable, '-c', 'import sys; from cifar_resnet.benchmarks import main; sys.exit(main())', *map(str, argv)], capture_output=True, text=True, timeout=120, **kw)
+def shell(*argv, **kw):
+    code = 'import sys; from cifar_resnet.benchmarks import main; sys.exit(main())'
+    return subprocess.run([sys.executable, '-c', code, *map(str, argv)], capture_output=True, text=True, timeout=120, **kw)
 
 
 def test_the_command(tmp_path):
-    done = run('--quick', '--device', 'cpu', '--out', 'new/found.json', '--publish', 'results', cwd=tmp_path)
+    done = shell('--quick', '--device', 'cpu', '--out', 'new/found.json', '--publish', 'results', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path/'new'/'found.json').read_text())
     assert found == json.loads((tmp_path/'results'/'speed_cpu.json').read_text())
@@ -256,6 +271,18 @@ def test_a_typed_flag_wins_over_quick(monkeypatch, capsys):
     assert asked == dict(width=[16], pairs=3, backends=['a', 'b'], batch_size=32, images=500, seconds=.1, memory=False)
     asked.clear(); main([])
     assert list(asked) == ['tell']
+
+
+def test_run_takes_the_flags_as_keywords(tmp_path, monkeypatch, capsys, found):
+    asked = {}
+    monkeypatch.setattr(benchmarks, 'bench', lambda **kw: asked.update(kw) or found)
+    out, folder = tmp_path/'new'/'found.json', tmp_path/'results'
+    flags = dict(device='cpu', width=None, batch_size=None, pairs=2, precision=None, backends=None)
+    assert run(**flags, quick=False, out=out, publish=folder, argv=['--pairs', '2']) == 0
+    assert asked.pop('tell') and asked == dict(device='cpu', pairs=2)
+    assert json.loads(out.read_text()) == json.loads((folder/'speed_cpu.json').read_text()) == dict(command='cifar_bench --pairs 2', **found)
+    assert capsys.readouterr().out == benchmarks._report(found) + '\n'
+    with pytest.raises(ValueError, match='choose a file for --out'): run(out=folder)
 
 
 @pytest.mark.parametrize('argv, said', [
