@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from cifar_resnet.augment import normalise
 from cifar_resnet.core import home, rng
 from cifar_resnet.data import SHORTCUT, TAG, cifar10, shapes10
-from cifar_resnet.evaluate import predict
-from cifar_resnet.faithful import cascade, erasing, influence, interval, localisation, mass_accuracy, occlusion, pointing, rank_correlation, references
+from cifar_resnet.evaluate import predict, spread
+from cifar_resnet.faithful import cascade, erasing, influence, localisation, mass_accuracy, occlusion, pointing, rank_correlation, references
 from cifar_resnet.gradcam import contrast, gradcam, receptive_centres, receptive_fields, upsample
 from cifar_resnet.model import WEIGHTS, load_weights, weights_metadata
 from cifar_resnet.runs import read_json, write_json
@@ -32,6 +32,12 @@ N, FEW, DRAWINGS = 2000, 500, 16        # pictures; pictures for the tests that 
 MEASURED = 192                          # pictures that say where the cells look
 TWIN_SEEDS = 1, 2
 KINDS = {'LayerNorm, 8×8 cells': 'shapes10', 'BatchNorm, 8×8 cells': 'shapes10-batch', 'LayerNorm, 4×4 cells': 'shapes10-coarse'}
+
+
+def interval(values):
+    "The mean, and the ends of its 95% interval."
+    found = spread(np.asarray(values, float))
+    return found['mean'], *found['ci95']
 
 
 def some(values): return [round(v, 5) for v in interval(values)]

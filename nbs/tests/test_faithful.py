@@ -2,13 +2,17 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from cifar_resnet.core import seeded
+from cifar_resnet.augment import normalise
+from cifar_resnet.core import rng, seeded
+from cifar_resnet.data import shapes10
 from cifar_resnet.evaluate import predict
-from cifar_resnet.faithful import cascade, erasing, held_norms, influence, interval, iou, mass_accuracy, occlusion, references
-from cifar_resnet.gradcam import gradcam, upsample
-from cifar_resnet.model import resnet18
+from cifar_resnet.faithful import (cascade, centroid, erasing, held_norms, hide_patches, influence, iou, localisation, mass_accuracy,
+                                   occlusion, pointing, rank_accuracy, references)
+from cifar_resnet.gradcam import gradcam, receptive_centres, receptive_fields, upsample
+from cifar_resnet.model import WEIGHTS, load_weights, resnet18, weights_metadata
 
 X = torch.randn(3,3,32,32, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([1, 2, 3])
@@ -48,6 +52,83 @@ def test_the_oracle_is_as_coarse_as_the_map():
         assert torch.allclose(found['oracle'], expected) and torch.allclose(found['inverse'], expected.amax() - expected)
 
 
+SQUARE = torch.zeros(1,4,4, dtype=torch.bool); SQUARE[0,:2,:2] = True                                # a quarter of the picture
+EXACT, FLAT = SQUARE.float(), torch.ones(1,4,4)
+WIDE = EXACT.clone(); WIDE[0,:,0] = 1                                                                # four right, two beside
+FAINT = WIDE.clone(); FAINT[0,2:,0] = .4                                                             # the same, but the two are faint
+
+
+@pytest.mark.parametrize('measure, heat, expected', [
+    *((f, EXACT, 1) for f in (pointing, mass_accuracy, rank_accuracy, iou)),
+    *((f, WIDE, 4/6) for f in (pointing, mass_accuracy, rank_accuracy, iou)),
+    *((f, heat, .25) for f in (pointing, mass_accuracy, rank_accuracy, iou) for heat in (FLAT, 0*FLAT)),
+    (pointing, FAINT, 1), (rank_accuracy, FAINT, 1), (iou, FAINT, 1), (mass_accuracy, FAINT, 4/4.8),
+    (pointing, -EXACT, 0), (mass_accuracy, -EXACT, .25)])
+def test_measures_by_head(measure, heat, expected):
+    assert measure(heat, SQUARE).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_centroids_by_head():
+    assert centroid(EXACT)[0].tolist() == [.5, .5] and centroid(0*FLAT)[0].tolist() == [1.5, 1.5]
+    shifted = localisation(EXACT.roll((1,2), (1,2)), SQUARE)
+    assert (shifted['down'].item(), shifted['right'].item()) == pytest.approx((1, 2))
+
+
+def of_network(name, variant='clean', n=100):
+    "A network that comes with the package, and pictures that it has not seen."
+    about, test = weights_metadata(WEIGHTS/f'{name}.safetensors'), shapes10(variant, n_train=1, n_test=n)[1]
+    x = normalise(torch.from_numpy(test.images), about['mean'], about['std'])
+    return load_weights(WEIGHTS/f'{name}.safetensors'), test, x, torch.from_numpy(test.labels), {k: torch.from_numpy(m) for k, m in test.masks.items()}
+
+
+def test_maps_lie_on_the_object():
+    model, test, x, y, masks = of_network('shapes10')
+    raw = gradcam(model, x, y)
+    measured = upsample(raw, centres=receptive_centres(receptive_fields(model, x[:24])))
+    maps = {'map': upsample(raw), 'measured': measured, **references(test.images, masks['filled'], raw.shape[1:])}
+    found = {name: {k: v.double().mean().item() for k, v in localisation(heat, masks['filled']).items()} for name, heat in maps.items()}
+    area = masks['filled'].float().mean().item()
+    assert found['uniform']['pointing'] == pytest.approx(area, abs=1e-4) and found['uniform']['mass'] == pytest.approx(area, abs=1e-4)
+    order = [found[name]['mass'] for name in ('oracle', 'measured', 'map', 'edges', 'uniform', 'inverse')]
+    assert order == sorted(order, reverse=True)
+    assert found['map']['pointing'] > .75*found['oracle']['pointing']
+    assert found['oracle']['mass'] < .8                                                              # cells of four pixels cost even the truth
+    assert abs(found['measured']['down']) < 1 and abs(found['measured']['right']) < 1
+
+
+def test_the_map_of_a_cheat_leaves_the_object():
+    heats = {}
+    for name in ('shapes10-shortcut', 'shapes10-shortcut-zero-mean', 'shapes10'):
+        model, test, x, y, masks = of_network(name, 'shortcut')
+        heats[name] = upsample(gradcam(model, x, y))
+    near, filled = F.max_pool2d(masks['tag'][:,None].float(), 5, 1, 2)[:,0] > 0, masks['filled']
+    share = lambda name, mask: pointing(heats[name], mask).mean()
+    assert share('shapes10-shortcut', near) > 5*near.float().mean() and share('shapes10-shortcut', filled) < filled.float().mean()
+    assert share('shapes10-shortcut-zero-mean', near) < .2*share('shapes10-shortcut', near)          # and yet it reads the square
+    assert share('shapes10', near) < .05 and share('shapes10', filled) > .8
+
+
+def test_deletion_begins_where_insertion_ends():
+    model, test, x, y, masks = of_network('shapes10', n=40)
+    p = predict(model, x).softmax(1)
+    probability = lambda target: p.gather(1, target[:,None])[:,0]
+    for heat in (upsample(gradcam(model, x, y, relu=False)), torch.from_numpy(rng('erasing', 0).random((len(x),32,32)))):
+        deletion, insertion = (erasing(model, x, y, heat, insert, 8, 4) for insert in (False, True))
+        assert deletion.shape == (len(x), 5)
+        assert torch.allclose(deletion[:,0], probability(y), atol=1e-5) and torch.allclose(insertion[:,-1], probability(y), atol=1e-5)
+        assert torch.allclose(deletion[:,-1], insertion[:,0], atol=1e-5)
+        other = (y + 1) % 10                                                                         # the class that is asked for, not the predicted one
+        assert torch.allclose(erasing(model, x, other, heat, steps=1)[:,0], probability(other), atol=1e-5)
+
+
+def test_hidden_patches_get_the_mean_colour():
+    heat = torch.zeros(3,32,32); heat[:,8:16,24:] = 1
+    first = [*hide_patches(X, heat, patch=8, steps=16)][1]
+    assert torch.allclose(first[:,:,8:16,24:], X.mean((2,3), keepdim=True).expand(-1, -1, 8, 8))
+    first[:,:,8:16,24:] = X[:,:,8:16,24:]
+    assert torch.equal(first, X)
+
+
 def test_a_map_smaller_than_the_object():
     mask = torch.zeros(1,4,4, dtype=torch.bool); mask[0,:2,:2] = True
     heat = torch.zeros(1,4,4); heat[0,0,0] = 1
@@ -75,7 +156,8 @@ def test_cascade_forgets_what_it_names_and_nothing_else():
 
 
 def test_cascade_refuses_what_it_cannot_draw():
-    with pytest.raises(ValueError, match='1.* .MultiheadAttention. has weights, but no reset_parameters'): list(cascade(nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2)), ['1']))
+    attention = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
+    with pytest.raises(ValueError, match='1.* .MultiheadAttention. has weights, but no reset_parameters'): list(cascade(attention, ['1']))
     with pytest.raises(AttributeError): list(cascade(net(), ['layer4']))
 
 
@@ -94,7 +176,10 @@ def test_held_norms():
 def test_with_held_norms_a_net_without_bias_is_local():
     "With the statistics held, a far patch cannot move a cell that no convolution reaches from there."
     class Small(nn.Module):
-        def __init__(self): super().__init__(); self.features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(1, 4, affine=False), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)); self.head = nn.Linear(4, 2)
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(1, 4, affine=False), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+            self.head = nn.Linear(4, 2)
         def forward(self, x): return self.head(self.features(x).mean((2,3)))
     with seeded('test_faithful'): model = Small()
     free, held = influence(model, X), influence(model, X, hold=True)
@@ -102,7 +187,11 @@ def test_with_held_norms_a_net_without_bias_is_local():
 
 
 @pytest.mark.parametrize('call, said', [
-    (lambda: occlusion(net(), X, Y, cells=5), '5×5 cells do not tile'), (lambda: influence(net(), X, cells=33), '33×33 cells do not tile'), (lambda: erasing(net(), X, Y, X[:,0], patch=5), 'patches of 5 do not tile'),
-    (lambda: occlusion(net(), X, Y[:1]), '3 images need 3 targets, not 1'), (lambda: erasing(net(), X, Y[:1], X[:,0]), '3 images need 3 targets, not 1'), (lambda: interval([1]), 'at least two values')])
+    (lambda: occlusion(net(), X, Y, cells=5), '5×5 cells do not tile'),
+    (lambda: influence(net(), X, cells=33), '33×33 cells do not tile'),
+    (lambda: erasing(net(), X, Y, X[:,0], patch=5), 'patches of 5 do not tile'),
+    (lambda: next(hide_patches(X, X[:,0], patch=5)), 'patches of 5 do not tile'),
+    (lambda: occlusion(net(), X, Y[:1]), '3 images need 3 targets, not 1'),
+    (lambda: erasing(net(), X, Y[:1], X[:,0]), '3 images need 3 targets, not 1')])
 def test_refused(call, said):
     with pytest.raises(ValueError, match=said): call()

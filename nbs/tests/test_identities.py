@@ -5,8 +5,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from cifar_resnet.core import seeded
-from cifar_resnet.faithful import (centroid, interval, iou, localisation, mass_accuracy, pointing, rank_accuracy,
-                                   rank_correlation)
+from cifar_resnet.evaluate import spread
+from cifar_resnet.faithful import centroid, iou, localisation, mass_accuracy, pointing, rank_accuracy, rank_correlation
 from cifar_resnet.gradcam import contrast, gradcam, tapped, upsample
 from cifar_resnet.model import resnet18
 
@@ -139,7 +139,7 @@ def test_rank_correlation(a, b):
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30))
 def test_interval(values):
     from scipy.stats import t
-    mean, low, high = interval(values)
+    mean, (low, high) = (spread(values)[k] for k in ('mean', 'ci95'))
     expected = t.interval(.95, len(values)-1, np.mean(values), max(np.std(values, ddof=1)/len(values)**.5, 1e-300))
     assert np.allclose((low, high), expected, atol=1e-9) and low <= mean <= high
 
