@@ -1,4 +1,4 @@
-"""Badges, Colab cells and README.md, all from settings.ini and index.ipynb.
+"""Badges, Colab cells, the line at each notebook's end, and README.md: all from settings.ini and index.ipynb.
 
     python .ci/pages.py            # write them
     python .ci/pages.py --check    # change nothing; fail if anything would change
@@ -23,6 +23,8 @@ BADGES = f"""<!-- badges -->
 [![Python {CFG['min_python']}+](https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2)]({CFG['git_url']}/blob/{CFG['branch']}/settings.ini)
 [![Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-009E73)]({CFG['git_url']}/blob/{CFG['branch']}/LICENSE)
 [documentation]({CFG['doc_host']}{CFG['doc_baseurl']})"""
+PATH = {'03_data': 'data', '04_augment': 'augment', '05_model': 'model', '09_train': 'train', '10_gradcam': 'gradcam', '19_cifar10_40_epochs': 'the run'}
+ENDING = '<!-- path -->'
 SETUP = f"""#| hide
 # In Colab: fetch the repository, install it, go to its notebooks. Elsewhere this cell does nothing.
 if 'google.colab' in str(get_ipython()):
@@ -31,10 +33,23 @@ if 'google.colab' in str(get_ipython()):
     %cd -q /content/{CFG['repo']}/nbs"""
 
 
+def short_path(path):
+    "The line at a notebook's end: where it stands, and where to go on."
+    steps = [f'**{stem[:2]} {name}**' if stem == path.stem else f'[{stem[:2]} {name}]({stem}.ipynb)' for stem, name in PATH.items()]
+    stems = [*PATH, 'index']
+    after = stems[stems.index(path.stem) + 1] if path.stem in PATH else ''
+    here = 'The short path' if after else 'This is a side room. The short path'
+    on = f' Next: [{PATH[after]}]({after}.ipynb).' if after in PATH else ' The map of all rooms is [the front page](index.ipynb).'
+    return f"{ENDING}\n---\n{here} through this lab takes an hour: {' → '.join(steps)}.{on}"
+
+
 def linked(path):
-    "A notebook's JSON text, with its badge and Colab cell as settings.ini has them, and without widgets."
+    "A notebook's JSON text, with its badge, Colab cell and last line as settings.ini has them, and without widgets."
     nb = nbformat.read(path, 4)
     nb.metadata.pop('widgets', None)
+    if path.stem != 'index':
+        nb.cells = [c for c in nb.cells if not c.source.startswith(ENDING)]
+        nb.cells.append(nbformat.v4.new_markdown_cell(short_path(path), id=f'{path.stem[:2]}-path'))
     for cell in nb.cells:
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]       # GitHub has no kernel to show them
         if cell.cell_type == 'markdown':

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORKERS', 'OPERATORS', 'RATIOS', 'QUICK', 'PlainImages', 'plain_loop', 'our_loop', 'augmentation_loop', 'in_turn',
-           'compared', 'where_time_goes', 'operators', 'flops', 'ceiling', 'cold_start', 'memory_of', 'bench', 'run',
-           'main']
+           'compared', 'where_time_goes', 'operators', 'flops', 'ceiling', 'cold_start', 'memory_of', 'bench', 'run']
 
 # %% ../nbs/17_benchmarks.ipynb #17-003
 import multiprocessing, re, shlex, statistics, sys, time
@@ -27,7 +26,6 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from .augment import _ignore_ctrl_c, albumentations_batches, batches, draws, plain_augmentation
-from .cli import _parser, _run
 from .core import PRECISIONS, autocast, computes, home, pick_device, pick_precision, rng, seeded
 from .data import Images, mean_std, shapes10
 from .evaluate import predict
@@ -474,23 +472,3 @@ def run(
     if publish: write_json(home(publish)/f'speed_{found["device"].split(":")[0]}.json', found)
     print(_report(found))
     return 0
-
-def main(argv:list=None) -> int: # exit code
-    "The command `cifar_bench`."
-    parser = _parser('cifar_bench', 'How fast is the training here, beside a plain loop and beside what this machine '
-                                    'can do, and where does the time go? Some minutes on two CPU cores.')
-    add = parser.add_argument
-    add('--device', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
-    add('--width', type=int, nargs='+', metavar='INT',
-        help='channels of the first stage; of several the last is looked at closely (default: 64)')
-    add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')
-    add('--pairs', type=int, metavar='INT', help='how often the plain loop and ours are timed in turn (default: 7)')
-    add('--precision', choices=('auto', *PRECISIONS),
-        help='what ours computes in; the others that the device has are timed beside it (default: auto)')
-    add('--backends', nargs='+', metavar='TEXT',
-        help='what computes the network, each timed beside the plain loop: eager, rows, compile ... (default: eager)')
-    add('--quick', action='store_true', help='a smoke run of some seconds; its numbers mean nothing')
-    add('--out', metavar='FILE', help='also write everything to this JSON file')
-    add('--publish', metavar='DIR', help='also write it as speed_cpu.json or speed_cuda.json to this folder')
-    args = vars(parser.parse_args(argv))
-    return _run('cifar_bench', lambda: run(argv=argv, **args))

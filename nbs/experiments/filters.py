@@ -27,7 +27,8 @@ from cifar_resnet.data import SHORTCUT, TAG, cifar10, shapes10
 from cifar_resnet.evaluate import predict
 from cifar_resnet.faithful import localisation, mass_accuracy, pointing
 from cifar_resnet.gradcam import gradcam, upsample
-from cifar_resnet.job import spread, sweep
+from cifar_resnet.evaluate import spread
+from cifar_resnet.scale import sweep
 from cifar_resnet.model import centre_filters
 from cifar_resnet.runs import provenance, read_json, write_json
 from cifar_resnet.train import Recipe, Training, load_run

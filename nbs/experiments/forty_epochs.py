@@ -29,7 +29,8 @@ import torch._dynamo
 from cifar_resnet.benchmarks import cold_start, in_turn, our_loop
 from cifar_resnet.core import pick_device
 from cifar_resnet.data import cifar10, shapes10
-from cifar_resnet.job import draw_figures, publish, release, sweep
+from cifar_resnet.job import draw_figures, publish, release
+from cifar_resnet.scale import sweep
 from cifar_resnet.model import NORMS, WEIGHTS
 from cifar_resnet.runs import read_json, write_json
 from cifar_resnet.train import Recipe, load_run
@@ -168,7 +169,7 @@ def benchmarks(w):
     backends = [e for e, row in w.known.get('backends', {'eager': {}}).items() if 'error' not in row]
     argv = ['--device', w.device.type, '--publish', str(w.results), *(['--quick'] if w.small else ['--pairs', '5', '--backends', *backends])]
     with tempfile.TemporaryDirectory() as empty:
-        subprocess.run([sys.executable, '-c', 'import sys; from cifar_resnet.benchmarks import main; sys.argv[0] = "cifar_bench"; sys.exit(main())', *argv], check=True, env={**os.environ, 'TORCHINDUCTOR_CACHE_DIR': empty}, timeout=550)
+        subprocess.run([sys.executable, '-c', 'import sys; from cifar_resnet.cli import bench_main as main; sys.argv[0] = "cifar_bench"; sys.exit(main())', *argv], check=True, env={**os.environ, 'TORCHINDUCTOR_CACHE_DIR': empty}, timeout=550)
 
 
 def norms(w):

@@ -17,7 +17,8 @@ from cifar_resnet.augment import normalise
 from cifar_resnet.data import shapes10
 from cifar_resnet.faithful import localisation
 from cifar_resnet.gradcam import gradcam, overlay, upsample
-from cifar_resnet.job import spread, sweep
+from cifar_resnet.evaluate import spread
+from cifar_resnet.scale import sweep
 from cifar_resnet.plots import picture_grid, png
 from cifar_resnet.runs import write_atomic, write_json
 from cifar_resnet.train import load_run

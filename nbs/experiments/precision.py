@@ -16,7 +16,7 @@ import torch
 from cifar_resnet.benchmarks import in_turn, our_loop
 from cifar_resnet.core import computes
 from cifar_resnet.data import shapes10
-from cifar_resnet.job import sweep
+from cifar_resnet.scale import sweep
 from cifar_resnet.runs import provenance, read_json, write_json
 from cifar_resnet.train import Recipe, Training
 

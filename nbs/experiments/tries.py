@@ -10,7 +10,7 @@ for forty: they show how fast a change learns.
 import argparse, os, sys
 from pathlib import Path
 
-from cifar_resnet.job import sweep
+from cifar_resnet.scale import sweep
 from cifar_resnet.runs import read_history, write_json
 
 RESULTS = Path(__file__).parent.parent/'results'/'tries.json'

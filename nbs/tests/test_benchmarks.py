@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from cifar_resnet import benchmarks, train
-from cifar_resnet.benchmarks import _full_batches, bench, ceiling, cold_start, compared, flops, in_turn, main, our_loop, plain_loop, run, where_time_goes
+from cifar_resnet.benchmarks import (_full_batches, bench, ceiling, cold_start, compared, flops, in_turn, our_loop,
+                                     plain_loop, run, where_time_goes)
+from cifar_resnet.cli import bench_main as main
 from cifar_resnet.data import Images, shapes10
 from cifar_resnet.model import resnet18
 from cifar_resnet.train import Recipe, Training
@@ -239,7 +241,7 @@ def test_the_clock_waits_for_the_gpu(monkeypatch):
 
 
 def shell(*argv, **kw):
-    code = 'import sys; from cifar_resnet.benchmarks import main; sys.exit(main())'
+    code = 'import sys; from cifar_resnet.cli import bench_main; sys.exit(bench_main())'
     return subprocess.run([sys.executable, '-c', code, *map(str, argv)], capture_output=True, text=True, timeout=120, **kw)
 
 

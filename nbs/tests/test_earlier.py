@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from cifar_resnet.data import shapes10
 from cifar_resnet.fetch import file_hash
-from cifar_resnet.job import job, sweep
+from cifar_resnet.job import job
+from cifar_resnet.scale import sweep
 from cifar_resnet.runs import read_json, seal, write_json
 from cifar_resnet.train import Recipe, Training, load_run, read_about
 

@@ -140,7 +140,7 @@ def test_no_more_than_an_interval_is_lost(interval, tmp_path):
 
 
 @pytest.mark.trust('faults', 'a kill after training: while the logits are computed, stored, judged, drawn or sealed')
-@pytest.mark.parametrize('name, when, after', [('ship', 1, False), ('ship', 1, True), ('predict', 1, False), ('predict', 2, False), ('predict', 2, True), ('store_logits', 2, True), ('figures', 1, False), ('sealed', 1, True)])
+@pytest.mark.parametrize('name, when, after', [('write_weights', 1, False), ('write_weights', 1, True), ('predict', 1, False), ('predict', 2, False), ('predict', 2, True), ('store_logits', 2, True), ('figures', 1, False), ('sealed', 1, True)])
 def test_kill_at_the_end(name, when, after, whole, tmp_path):
     out = tmp_path/'run'
     assert finish(start(tmp_path/'log', doomed.run_and_die, out, name, when, after)) == -signal.SIGKILL
@@ -326,7 +326,7 @@ def stopped(tmp_path):
 @pytest.mark.parametrize('field, value', [('seed', 5), ('lr', .01), ('norm', 'pixel'), ('batch_size', 30)])
 def test_another_recipe(field, value, tmp_path):
     out, log = tmp_path/'run', tmp_path/'log'
-    assert finish(start(log, doomed.run_and_die, out, 'ship', 1, False)) == -signal.SIGKILL
+    assert finish(start(log, doomed.run_and_die, out, 'write_weights', 1, False)) == -signal.SIGKILL
     state = load_checkpoint(out/'checkpoints')
     other = Training(Recipe(**{**state['recipe'], field: value}), shapes10()[0], tmp_path/'other', device='cpu')
     other.step(); other.save()
@@ -382,7 +382,7 @@ def test_no_lock(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['a run', ' üñí – 跑 ', "quote's", 'a"b$c'])
 def test_odd_paths(name, whole, tmp_path):
     out = tmp_path/name/'run'
-    assert finish(start(tmp_path/'log', doomed.run_and_die, out, 'ship', 1, False)) == -signal.SIGKILL
+    assert finish(start(tmp_path/'log', doomed.run_and_die, out, 'write_weights', 1, False)) == -signal.SIGKILL
     goes_on(out, whole)
 
 

@@ -9,7 +9,7 @@ from cifar_resnet.augment import normalise
 from cifar_resnet.data import read_picture, shapes10
 from cifar_resnet.evaluate import confidence, confusion_counts, misclassified, predict
 from cifar_resnet.gradcam import gradcam, overlay
-from cifar_resnet.job import explain, figures, job, ship
+from cifar_resnet.job import explain, figures, job, write_weights
 from cifar_resnet.model import load_weights
 from cifar_resnet.plots import png
 from cifar_resnet.train import Recipe, Training
@@ -81,6 +81,6 @@ def test_what_a_picture_of_ones_own_shows(run, tmp_path, monkeypatch):
 def test_the_best_weights_are_shipped(tmp_path):
     training = Training(Recipe(dataset='shapes10', width=8, epochs=2, limit=200), shapes10()[0], tmp_path, device='cpu')
     training.best = dict(epoch=1, weights={k: v + 1 for k, v in training.model.state_dict().items()})
-    ship(training, TEST.classes)
+    write_weights(training, TEST.classes)
     found = load_weights(tmp_path/'weights.safetensors').state_dict()
     assert all(torch.equal(found[k], v) for k, v in training.best['weights'].items())

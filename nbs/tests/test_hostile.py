@@ -698,7 +698,7 @@ def run(finished, tmp_path): return shutil.copytree(finished, tmp_path/'run')
 def drawn(): return shapes10()
 
 @pytest.fixture
-def quick(monkeypatch, drawn): monkeypatch.setattr(job_module, 'shapes10', lambda variant: drawn)      # the data are drawn once
+def quick(monkeypatch, drawn): monkeypatch.setattr(data, 'shapes10', lambda variant: drawn)      # the data are drawn once
 
 def rewrite(sealed=False, **changes):
     "Change fields of run.json (... removes one), and seal it anew if wanted: the seal is no secret."

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import forty_epochs, levers
-from cifar_resnet import job as job_module
+from cifar_resnet import scale as scale_module
 from cifar_resnet.cli import main, sweep_main
-from cifar_resnet.job import job, judge, report, sweep
+from cifar_resnet.job import job, metrics_from_logits, report
+from cifar_resnet.scale import sweep
 from cifar_resnet.runs import read_json
 from cifar_resnet.train import Recipe, load_run
 from processes import finish, start, wait_for
@@ -49,7 +50,7 @@ def test_a_killed_sweep_goes_on(tmp_path):
 
 def test_a_sweep_trains_nothing_twice(tmp_path, monkeypatch):
     sweep({'strict': TINY}, [0], tmp_path, ['cpu'])
-    monkeypatch.setattr(job_module, 'job', lambda *args, **kw: pytest.fail('trained again'))
+    monkeypatch.setattr(scale_module, 'job', lambda *args, **kw: pytest.fail('trained again'))
     assert len(sweep({'strict': TINY}, [0], tmp_path, ['cpu'])['runs']) == 1
 
 
