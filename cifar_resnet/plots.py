@@ -140,7 +140,7 @@ def contrasts(
     evidence, # (N,) what of it lies in the map of the difference
     cols:int=2,
 ) -> Figure:
-    "Why the predicted class and not the true one: for each mistake three Grad-CAM overlays, and the margin in numbers."
+    "Why the predicted class and not the true one: three Grad-CAM overlays for each mistake, and its margin."
     n, size, head, line = len(images), .92, .3, .17        # inches: a picture, the heading, a line of text
     cols = max(1, min(cols, n)); rows = max(1, -(-n//cols))
     wide, tall = 4*size + .25, size + 2*line + .06
@@ -196,7 +196,8 @@ def class_bars(
     fig, [[ax]] = axes_grid(5, .6 + .22*len(rows))
     ax.barh(range(len(rows)), values, height=.72, color=BLUE, alpha=.35)
     ax.hlines(range(len(rows)), low, high, color=BLUE, lw=1.5)
-    for y, (value, end) in enumerate(zip(values, high)): ax.text(end + .015, y, f'{value:.1%}', va='center', fontsize=8)
+    for y, (value, end) in enumerate(zip(values, high)):
+        ax.text(end + .015, y, f'{value:.1%}', va='center', fontsize=8)
     ax.set(xlim=(0, 1.12), xlabel='accuracy', xticks=np.linspace(0, 1, 6), yticks=range(len(rows)))
     ax.set_yticklabels(names, fontsize=8)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
