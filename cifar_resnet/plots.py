@@ -19,19 +19,26 @@ from PIL import Image
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#777777'
 
 class Drawing(Figure):
-    "A matplotlib Figure of so many inches that a notebook shows by itself. Pyplot does not know it: no global state, drawn once, freed when forgotten."
+    "A matplotlib Figure, in inches, that a notebook shows by itself. Pyplot does not know it: no global state."
     few_colours = False       # of a chart: its PNG needs only a palette
-    def __init__(self, width:float=6, height:float=3, layout:str=None): super().__init__(figsize=(width, height), layout=layout)
+
+    def __init__(self, width:float=6, height:float=3, layout:str=None):
+        super().__init__(figsize=(width, height), layout=layout)
+
     def _repr_png_(self): return png(self)
 
 def png(fig:Figure) -> bytes:
     "A figure as the bytes of a PNG file, at 100 dots an inch: wide enough for a README, small enough for git."
-    buffer = io.BytesIO()
-    fig.savefig(buffer, dpi=100, format='png', bbox_inches='tight', pad_inches=.05)
-    if not getattr(fig, 'few_colours', False): return buffer.getvalue()
-    chart, buffer = Image.open(buffer).convert('RGB'), io.BytesIO()
-    chart.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)        # a third of the size
-    return buffer.getvalue()
+    file = io.BytesIO()
+    fig.savefig(file, dpi=100, format='png', bbox_inches='tight', pad_inches=.05)
+    return _with_palette(file) if getattr(fig, 'few_colours', False) else file.getvalue()
+
+def _with_palette(file):
+    "The same PNG in at most 256 colours: a third of the size."
+    image = Image.open(file).convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    image.save(small, 'PNG', optimize=True)
+    return small.getvalue()
 
 def axes_grid(width, height, rows=1, cols=1, **kw):
     "A chart of so many inches and its axes (rows,cols)."
@@ -43,23 +50,35 @@ def axes_grid(width, height, rows=1, cols=1, **kw):
 def picture_grid(
     images,      # (N,H,W,3) uint8, or a list of such pictures
     titles=None, # N strings
-    claims=None, # N strings for a second line, in orange; the titles are blue then
+    preds=None,  # N strings for a second line, in orange; the titles are blue then
     cols:int=5,
     size:float=1.2, # inches a picture
     heading:str='',
 ) -> Figure:
     "Pictures side by side, `cols` in a row, each under its title."
-    rows, lines, head = max(1, -(-len(images)//cols)), (titles is not None) + (claims is not None), .32*bool(heading)
-    width, height = cols*size, rows*(size + .17*lines) + head
+    rows, lines = max(1, -(-len(images)//cols)), (titles is not None) + (preds is not None)
+    head, tile = .32*bool(heading), size + .17*lines
+    width, height = cols*size, rows*tile + head
     fig = Drawing(width, height)
-    if heading: fig.text(.5, 1 - .16/height, heading, fontsize=10, ha='center', va='center')
+    if heading: _caption(fig, width/2, height - .16, heading, fontsize=10)
     for i, image in enumerate(images):
-        x, y = i % cols*size, height - head - (i//cols + 1)*(size + .17*lines)
-        ax = fig.add_axes([(x + .04*size)/width, (y + .02*size)/height, .92*size/width, .92*size/height])
-        ax.imshow(image, interpolation='nearest'); ax.axis('off')
-        for words, line, colour in ((titles, lines, BLUE if claims is not None else 'black'), (claims, 1, ORANGE)):
-            if words is not None: fig.text((x + size/2)/width, (y + .95*size + .15*line - .05)/height, words[i], fontsize=7.5, color=colour, ha='center', va='center')
+        x, y = i % cols*size, height - head - (i//cols + 1)*tile
+        _picture(fig, x + .04*size, y + .02*size, .92*size, image)
+        middle, top = x + size/2, y + .95*size - .05
+        if titles is not None: _caption(fig, middle, top + .15*lines, titles[i], 'black' if preds is None else BLUE)
+        if preds is not None: _caption(fig, middle, top + .15, preds[i], ORANGE)
     return fig
+
+def _picture(fig, x, y, size, image):
+    "Draw an image of `size` inches, its lower left corner at `x,y` inches."
+    width, height = fig.get_size_inches()
+    ax = fig.add_axes([x/width, y/height, size/width, size/height])
+    ax.imshow(image, interpolation='nearest'); ax.axis('off')
+
+def _caption(fig, x, y, text, colour='black', fontsize=7.5):
+    "Write `text` around `x,y` inches from the lower left corner."
+    width, height = fig.get_size_inches()
+    fig.text(x/width, y/height, text, fontsize=fontsize, color=colour, ha='center', va='center')
 
 # %% ../nbs/01_plots.ipynb #01-014
 def lr_drops(
@@ -75,12 +94,11 @@ def curves(
 ) -> Figure:
     "Loss and accuracy on training and held-out images by epoch."
     fig, [axes] = axes_grid(8, 3, 1, 2)
-    epochs = [row['epoch'] for row in history]
+    kept = best and history[[row['epoch'] for row in history].index(best)]
     for ax, what in zip(axes, ('loss', 'accuracy')):
-        for split, colour, style in (('train', BLUE, '--'), ('valid', ORANGE, '-')):
-            values = [row[f'{split}_{what}'] for row in history]
-            ax.plot(epochs, values, style, color=colour, label={'train':'training (augmented)', 'valid':'held out'}[split], marker='.' if len(epochs)<3 else None)
-            if best and split=='valid': ax.plot(best, values[epochs.index(best)], 'o', mfc='none', color=colour, label=f'kept: epoch {best}')
+        _curve(ax, history, f'train_{what}', '--', BLUE, 'training (augmented)')
+        _curve(ax, history, f'valid_{what}', '-', ORANGE, 'held out')
+        if kept: ax.plot(best, kept[f'valid_{what}'], 'o', mfc='none', color=ORANGE, label=f'kept: epoch {best}')
         for i, epoch in enumerate(lr_drops(history) if drops else []):
             ax.axvline(epoch-.5, color=GREY, ls=':', lw=1, label='learning rate drops' if i==0 else None)
         ax.set(xlabel='epoch', title=what)
@@ -90,47 +108,59 @@ def curves(
     axes[1].legend(fontsize=8, frameon=False)
     return fig
 
+def _curve(ax, history, column, style, colour, label):
+    "One column of the history by epoch; up to two epochs are marked by points, since they hardly make a line."
+    epochs, values = ([row[key] for row in history] for key in ('epoch', column))
+    ax.plot(epochs, values, style, color=colour, label=label, marker='.' if len(epochs)<3 else None)
+
 # %% ../nbs/01_plots.ipynb #01-017
 def mistakes(
-    images,       # (N,H,W,3) uint8
-    true,         # N class names
-    predicted,    # N class names
-    confidence,   # (N,) probability that the model gave to its prediction
+    images,         # (N,H,W,3) uint8
+    true,           # N class names
+    pred,           # N class names
+    conf,           # (N,) probability that the model gave to its prediction
     total:int=None, # how many mistakes there are in all
     of:int=None,    # ... of how many images
 ) -> Figure:
     "Misclassified images with their true class (blue), the predicted class and its confidence (orange)."
-    shown = f'The first {len(images)}' if total is None or total > len(images) else f'All {len(images)}' if len(images) else 'None'
+    n = len(images)
+    shown = f'The first {n}' if total is None or total > n else f'All {n}' if n else 'None'
     heading = f'{shown} of {total:,} misclassified among {of:,} images' if total and of else f'{shown} misclassified'
-    return picture_grid(images, [f'is {t}' for t in true], [f'called {p}, {c:.0%}' for p,c in zip(predicted, confidence)], cols=min(5, max(len(images), 3)), size=1.35, heading=heading)
+    called = [f'called {p}, {c:.0%}' for p,c in zip(pred, conf)]
+    return picture_grid(images, [f'is {t}' for t in true], called, cols=min(5, max(n, 3)), size=1.35, heading=heading)
 
 # %% ../nbs/01_plots.ipynb #01-023
 def contrasts(
-    images,    # (N,H,W,3) uint8
-    maps,      # three (N,H,W,3) uint8: overlays for the predicted class, for the true class, and of their difference
-    true,      # N class names
-    predicted, # N titles for the first map, such as the predicted class ...
-    instead,   # N titles for the second, the true class
-    margin,    # (N,) logit of the predicted class less that of the true one
-    evidence,  # (N,) what of it lies in the map of the difference
+    images,   # (N,H,W,3) uint8
+    maps,     # three (N,H,W,3) uint8: overlays for the predicted class, for the true class, and of their difference
+    true,     # N class names
+    pred,     # N titles for the first map, such as the predicted class ...
+    instead,  # N titles for the second, the true class
+    margin,   # (N,) logit of the predicted class less that of the true one
+    evidence, # (N,) what of it lies in the map of the difference
     cols:int=2,
 ) -> Figure:
-    "Why the predicted class and not the true one: for each mistake three Grad-CAM overlays, and the margin in numbers."
-    size, head, line = .92, .3, .17
-    n = len(images)
+    "Why the predicted class and not the true one: three Grad-CAM overlays for each mistake, and its margin."
+    n, size, head, line = len(images), .92, .3, .17        # inches: a picture, the heading, a line of text
     cols = max(1, min(cols, n)); rows = max(1, -(-n//cols))
-    tile, tall = 4*size + .25, size + 2*line + .06
-    width, height = cols*tile, rows*tall + head
+    wide, tall = 4*size + .25, size + 2*line + .06
+    width, height = cols*wide, rows*tall + head
     fig = Drawing(width, height)
-    fig.text(.5, 1 - .13/height, 'Evidence for the predicted class (orange), for the true class (blue), and the difference', fontsize=9.5, ha='center', va='center')
+    heading = 'Evidence for the predicted class (orange), for the true class (blue), and the difference'
+    _caption(fig, width/2, height - .13, heading, fontsize=9.5)
     for i in range(n):
-        x, y = i % cols*tile, height - head - (i//cols + 1)*tall + line                    # the lower left corner of the pictures
-        for j, (picture, title, colour) in enumerate(zip((images[i], *(m[i] for m in maps)), (f'is {true[i]}', predicted[i], instead[i], 'difference'), ('black', ORANGE, BLUE, GREY))):
-            ax = fig.add_axes([(x + j*size + .03)/width, y/height, (size - .06)/width, (size - .06)/height])
-            ax.imshow(picture, interpolation='nearest'); ax.axis('off')
-            fig.text((x + (j+.5)*size)/width, (y + size + .04)/height, title, fontsize=7.5, color=colour, ha='center', va='center')
-        fig.text((x + 2*size)/width, (y - .09)/height, f'margin {margin[i]:+.2f} = places {evidence[i]:+.2f}, biases {margin[i] - evidence[i]:+.2f}', fontsize=7.5, color=GREY, ha='center', va='center')
+        x, y = i % cols*wide, height - head - (i//cols + 1)*tall + line        # the lower left corner of the pictures
+        titles = f'is {true[i]}', pred[i], instead[i], 'difference'
+        _contrast(fig, x, y, size, (images[i], *(m[i] for m in maps)), titles)
+        terms = f'margin {margin[i]:+.2f} = places {evidence[i]:+.2f}, biases {margin[i] - evidence[i]:+.2f}'
+        _caption(fig, x + 2*size, y - .09, terms, GREY)
     return fig
+
+def _contrast(fig, x, y, size, pictures, titles):
+    "One mistake: the image and its three overlays in a row, under their titles."
+    for j, (picture, title, colour) in enumerate(zip(pictures, titles, ('black', ORANGE, BLUE, GREY))):
+        _picture(fig, x + j*size + .03, y, size - .06, picture)
+        _caption(fig, x + (j+.5)*size, y + size + .04, title, colour)
 
 # %% ../nbs/01_plots.ipynb #01-027
 def confusion(
@@ -142,14 +172,19 @@ def confusion(
     wrong = np.where(np.eye(len(matrix), dtype=bool), 0, share)
     fig, [[ax]] = axes_grid(6, 5)
     image = ax.imshow(wrong, cmap='Blues', vmin=0, vmax=max(wrong.max(), .01))
-    for i, j in np.ndindex(matrix.shape):
-        if matrix[i,j]: ax.text(j, i, f'{matrix[i,j]:,}', ha='center', va='center', fontsize=8, weight='bold' if i==j else 'normal',
-                                color='white' if wrong[i,j] > .6*wrong.max() else 'black')
+    _counts(ax, matrix, dark=wrong > .6*wrong.max())
     ax.set(xlabel='predicted', ylabel='true', xticks=range(len(classes)), yticks=range(len(classes)))
     ax.set_xticklabels(classes, rotation=45, ha='right', rotation_mode='anchor', fontsize=8)
     ax.set_yticklabels(classes, fontsize=8)
-    fig.colorbar(image, ax=ax, shrink=.7, label='share of the true class', format='{x:.0%}', ticks=MaxNLocator(5, steps=[1,2,5,10]))
+    ticks = MaxNLocator(5, steps=[1,2,5,10])
+    fig.colorbar(image, ax=ax, shrink=.7, label='share of the true class', format='{x:.0%}', ticks=ticks)
     return fig
+
+def _counts(ax, matrix, dark):
+    "Write the counts that are not 0 into their cells: white where the cell is dark, bold on the diagonal."
+    for i, j in zip(*matrix.nonzero()):
+        ax.text(j, i, f'{matrix[i,j]:,}', ha='center', va='center', fontsize=8,
+                weight='bold' if i==j else 'normal', color='white' if dark[i,j] else 'black')
 
 # %% ../nbs/01_plots.ipynb #01-031
 def class_bars(
@@ -161,7 +196,8 @@ def class_bars(
     fig, [[ax]] = axes_grid(5, .6 + .22*len(rows))
     ax.barh(range(len(rows)), values, height=.72, color=BLUE, alpha=.35)
     ax.hlines(range(len(rows)), low, high, color=BLUE, lw=1.5)
-    for y, (value, end) in enumerate(zip(values, high)): ax.text(end + .015, y, f'{value:.1%}', va='center', fontsize=8)
+    for y, (value, end) in enumerate(zip(values, high)):
+        ax.text(end + .015, y, f'{value:.1%}', va='center', fontsize=8)
     ax.set(xlim=(0, 1.12), xlabel='accuracy', xticks=np.linspace(0, 1, 6), yticks=range(len(rows)))
     ax.set_yticklabels(names, fontsize=8)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -176,19 +212,23 @@ def reliability(
 ) -> Figure:
     "Reliability diagrams before and after the temperature, with the number of images in each bin below."
     fig, (upper, lower) = axes_grid(6.5, 3.9, 2, 2, sharex=True, sharey='row', height_ratios=[4, 1])
-    for ax, strip, (ece, bins), name, colour in zip(upper, lower, (before, after), ('before', 'after'), (ORANGE, BLUE)):
-        sure, right = bins[bins[:,0] > 0, 1:].T
-        ax.plot([0,1], [0,1], color=GREY, lw=.8)
-        ax.vlines(sure, sure, right, color=colour, lw=3, alpha=.3)
-        ax.plot(sure, right, 'o-', color=colour, lw=1, ms=4, clip_on=False)
-        strip.bar((np.arange(len(bins)) + .5)/len(bins), bins[:,0], width=.9/len(bins), color=GREY, alpha=.5)
-        ax.set(title=f'{name} the temperature: ECE {ece:.2%}', xlim=(0,1), ylim=(0,1))
-        ax.title.set_fontsize(10); ax.grid(alpha=.25)
-        strip.set(xlabel='confidence')
-        strip.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        for each in (ax, strip): each.spines[['top', 'right']].set_visible(False)
+    _reliability(upper[0], lower[0], 'before', *before, ORANGE)
+    _reliability(upper[1], lower[1], 'after', *after, BLUE)
     upper[0].set_ylabel('share that was right'); lower[0].set_ylabel('images', color=GREY)
     return fig
+
+def _reliability(ax, strip, name, ece, bins, colour):
+    "One diagram in `ax`, and the number of images in each bin in the `strip` below it."
+    conf, right = bins[bins[:,0] > 0, 1:].T
+    ax.plot([0,1], [0,1], color=GREY, lw=.8)
+    ax.vlines(conf, conf, right, color=colour, lw=3, alpha=.3)
+    ax.plot(conf, right, 'o-', color=colour, lw=1, ms=4, clip_on=False)
+    strip.bar((np.arange(len(bins)) + .5)/len(bins), bins[:,0], width=.9/len(bins), color=GREY, alpha=.5)
+    ax.set(title=f'{name} the temperature: ECE {ece:.2%}', xlim=(0,1), ylim=(0,1))
+    ax.title.set_fontsize(10); ax.grid(alpha=.25)
+    strip.set(xlabel='confidence')
+    strip.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    for each in (ax, strip): each.spines[['top', 'right']].set_visible(False)
 
 # %% ../nbs/01_plots.ipynb #01-040
 def table(

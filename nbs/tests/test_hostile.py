@@ -18,7 +18,7 @@ from cifar_resnet.data import FOLDER, Images, cifar10, read_picture, shapes10
 from cifar_resnet.fetch import take_members
 from cifar_resnet.job import job
 from cifar_resnet.model import load_weights, resnet18, weights_file
-from cifar_resnet.runs import load_checkpoint, only_one, save_checkpoint, seal, write_atomic, write_history, write_json
+from cifar_resnet.runs import SCHEMA, load_checkpoint, only_one, save_checkpoint, seal, write_atomic, write_history, write_json
 from cifar_resnet.train import Recipe, Training, load_run, recipe_from
 
 TINY = '--dataset shapes10 --width 4 --epochs 1 --limit 100'.split()
@@ -544,7 +544,7 @@ KEYS = 'recipe data_sha256 epoch at losses right seconds history best model aver
     *[(f'without {key}', without(key), f"does not fit: it lacks '{key}'") for key in KEYS],
     ('without a schema', without('schema'), 'was written by another version'),
     ('an older schema', put('schema', 1), 'was written by another version'),
-    ('a schema to come', put('schema', 4), 'was written by another version'),
+    ('a schema to come', put('schema', SCHEMA + 1), 'was written by another version'),
     ('an unknown field of the recipe', put('recipe.momentum', .9), "no field 'momentum'"),
     ('a recipe that makes no sense', put('recipe.width', -2), 'width must be positive'),
     ('a recipe that is a list', put('recipe', [1]), 'does not fit'),
@@ -725,7 +725,7 @@ DAMAGED = [
     ('a number of 10,000 digits', write('run.json', b'{"schema": ' + b'9'*10_000 + b'}'), 'run.json is damaged'),
     ('run.json is a folder', lambda run: ((run/'run.json').unlink(), (run/'run.json').mkdir()), 'Is a directory'),
     ('no schema', rewrite(schema=...), "no field 'schema'"),
-    ('a later schema', rewrite(schema=4), 'written by another version of this package (schema 4'),
+    ('a later schema', rewrite(schema=SCHEMA + 1), f'written by another version of this package (schema {SCHEMA + 1}'),
     ('no word on whether it is finished', rewrite(finished=...), "no field 'finished'"),
     ('finished in words', rewrite(finished='yes'), "its finished cannot be 'yes'"),
     ('no temperature', rewrite(temperature=...), "no field 'temperature'"),
