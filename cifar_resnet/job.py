@@ -55,7 +55,7 @@ def check_same_recipe(
     asked:dict, # fields that it should have
     typed,      # names of the fields that somebody named; the others come from a preset
 ):
-    "Raise ValueError, naming the first difference and what to do, if the run in a folder has another recipe than asked for."
+    "Raise ValueError, naming the first difference and what to do, if a folder's run has another recipe than asked for."
     if not (other := first_difference(saved, asked)): return
     field = other.split()[0]
     value = ','.join(map(str, saved[field])) if isinstance(saved[field], tuple) else saved[field]
@@ -250,7 +250,7 @@ def draw_figures(run:Run, images:Images):
 PUBLISHED = 'run.json', 'report.json', 'history.csv', 'summary.txt', *(f'{name}.png' for name in FIGURES)
 
 def publish(run:Run, folder:str|Path):
-    "Copy what is small and worth showing (numbers, report, history, table, figures) of a finished run to another folder."
+    "Copy what is small and worth showing of a finished run to another folder: see `PUBLISHED`."
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED: write_atomic(Path(folder)/name, (run.folder/name).read_bytes())
 
@@ -277,7 +277,7 @@ def _without(logits, labels, notes):
 
 # %% ../nbs/12_job.ipynb #12-027
 def job(
-    recipe:Recipe|dict,     # a dict: only these fields were asked for, the rest is usual (or, resuming, what the run says)
+    recipe:Recipe|dict,     # a dict: these fields were asked for, the rest is usual (or, resuming, what the run says)
     out:str|Path=None,      # the run folder; None: `run_folder`
     data_dir:str|Path=None, # contains cifar-10-batches-py
     device:str='auto',
@@ -293,8 +293,8 @@ def job(
     data=None,              # its training and test images, if they are loaded already
     trainer=Training,       # who trains: `scale.SharedTraining` where several processes share the run
 ) -> Run:
-    """Train by a recipe, test once, draw the figures. A finished run is only loaded (and drawn, if it has no figures yet).
-    Raises ValueError for a folder with another recipe, or an unfinished one without `resume`; OSError for one that
+    """Train by a recipe, test once, draw the figures. A finished run is only loaded (and drawn, if it has no figures).
+    Raises ValueError for a folder with another recipe, or an unfinished run without `resume`; OSError for one that
     cannot be written."""
     where = pick_device(device)
     asked, full = _asked(recipe, where.type)
@@ -336,9 +336,10 @@ def _asked(recipe, device_type):
     "The fields that were asked for, and the whole recipe."
     asked = recipe if isinstance(recipe, dict) else {k: v for k, v in asdict(recipe).items() if v is not None}
     full = recipe_from(asked).filled(device_type)
-    unused = [k for k in asked if k.startswith('plateau_')] if isinstance(recipe, dict) and full.schedule != 'plateau' else []
-    if unused:
-        raise ValueError(f'{unused[0]} means nothing where the rate falls in a line: leave it out, or add --schedule plateau')
+    plateau = [k for k in asked if k.startswith('plateau_')]
+    if plateau and isinstance(recipe, dict) and full.schedule != 'plateau':
+        raise ValueError(f'{plateau[0]} means nothing where the rate falls in a line: '
+                         f'leave it out, or add --schedule plateau')
     return asked, full
 
 def check_folder(
@@ -349,7 +350,8 @@ def check_folder(
 ) -> dict: # what run.json says of the run in the folder; None for a new run
     "Raise ValueError or OSError for a folder that must not be touched."
     if not (folder/'run.json').exists():
-        if resume: raise FileNotFoundError(f'{folder} holds no run to resume: leave --resume out, or name the folder by --out')
+        if resume:
+            raise FileNotFoundError(f'{folder} holds no run to resume: leave --resume out, or name the folder by --out')
         return check_no_stranger(folder)
     about = read_about(folder)
     usual = {k: v for k, v in asdict(full).items() if k in asked or k != 'batch_size'}
@@ -453,7 +455,7 @@ def release(
     test:Images,         # the test images of its data set
     device='cpu',
 ) -> dict: # what the file says of itself, and its sha256
-    "Write a run's weights in half precision, with the test accuracy of exactly these, and all that a user of the file must know."
+    "Write a run's weights in half precision, with the test accuracy of exactly these, and what their user must know."
     m, path, half = run.metrics, Path(path), deepcopy(run.model).half()
     about = dict(classes=m['classes'], mean=m['mean'], std=m['std'], dataset=run.recipe.dataset,
                  recipe=asdict(run.recipe), epoch=m['epoch'], temperature=m['temperature'])
@@ -492,7 +494,8 @@ def explain(
 def _explained(large, small, answer, maps):
     "The picture, what the network got, and a map for each class."
     pixels = np.asarray(Image.fromarray(small).resize(large.shape[:2], Image.Resampling.NEAREST))
-    titles = [f'{row["class"]}, {row["confidence"]:.0%}' + ('' if row['positive'] else ': no evidence') for row in answer]
+    title = lambda row: f'{row["class"]}, {row["confidence"]:.0%}' + ('' if row['positive'] else ': no evidence')
+    titles = map(title, answer)
     heat = overlay(large[None].repeat(len(maps), 0), maps, scale='shared')
     return plots.picture_grid([large, pixels, *heat], ['picture', 'as the network sees it', *titles],
                               cols=len(maps)+2, size=1.5)

@@ -64,7 +64,7 @@ class Recipe:
     strides:tuple = None           # of the four stages, such as 1,2,2,2
     norm:str = None                # layer, batch, group8, group32, instance, pixel or none
     filters:str = None             # free, or zero_mean: each convolution filter's mean is kept at 0 (Huang et al. 2017)
-    last_gain:float = None         # first gain of each block's last norm; 0: blocks begin as shortcuts (Goyal et al. 2017)
+    last_gain:float = None         # first gain of a block's last norm; 0: it begins as its shortcut (Goyal et al. 2017)
     flip:str = None                # mirror images: none, random or alternating (Jordan 2024)
     optimiser:str = None           # adam, adamw, sgd (Nesterov, momentum 0.9) or muon (filters; adamw for the rest)
     lr:float = None                # learning rate at the start, or after the warm-up

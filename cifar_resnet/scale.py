@@ -29,7 +29,7 @@ from .train import Training, load_run, read_about
 def sweep(
     recipes:dict,             # name -> fields of a Recipe, as a dict
     seeds:list=(0,),          # whole numbers
-    out:str|Path='runs/sweep',# sweep.json, and a run folder NAME-SEED for each run (finished: no checkpoints, no figures)
+    out:str|Path='runs/sweep',# sweep.json, and a folder NAME-SEED for each run (finished: no checkpoints, no figures)
     devices:list=None,        # one run at a time on each of them; None: on every GPU, or on the CPU
     budget_s:float=math.inf,  # seconds after which it stops
     read_test:bool=False,     # open the test set of each run, once
@@ -45,7 +45,8 @@ def sweep(
         rows = _rows_so_far(out, plan, read_test)
         mixed = _mixed(plan, rows, pick_device(devices[0]), options.get('precision', 'auto'))
         if mixed: warnings.warn(mixed)
-        todo = [(key, fields, out, until, dict(options, read_test=read_test)) for key, fields in plan.items() if key not in rows]
+        options = dict(options, read_test=read_test)
+        todo = [(key, fields, out, until, options) for key, fields in plan.items() if key not in rows]
         for row in _each(todo, devices, until):
             rows[row['name'], row['seed']] = row
             _write_sweep(out, rows, plan)
@@ -214,7 +215,8 @@ class SharedTraining(Training):
             raise ValueError('norm batch looks at the whole batch, which several processes share: '
                              'train it in one, or choose another norm')
         if min(bs, smallest) < world:
-            raise ValueError(f'a batch of {min(bs, smallest)} cannot be shared by {world} processes: choose another batch_size')
+            raise ValueError(f'a batch of {min(bs, smallest)} cannot be shared by {world} processes: '
+                             f'choose another batch_size')
         return DistributedDataParallel(net, [self.device] if self.device.type == 'cuda' else None)
 
     def net_for(self, yb): return self.net

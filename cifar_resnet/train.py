@@ -44,7 +44,8 @@ def with_backend(model, backend:str):
     graphs), or two of them such as 'rows+compile'; the weights are shared. Raises ValueError for another."""
     for name in str(backend).split('+'):
         if name not in BACKENDS:
-            raise ValueError(f'there is no backend {backend!r}: choose {", ".join(BACKENDS)}, or rows+compile, rows+graph')
+            raise ValueError(f'there is no backend {backend!r}: choose {", ".join(BACKENDS)}, '
+                             f'or rows+compile, rows+graph')
         model = BACKENDS[name](model)
     return model
 
@@ -80,7 +81,8 @@ class FilterMuon(torch.optim.Optimizer):
         for inner, group in zip((self.muon, self.adamw), self.param_groups):
             inner.param_groups[0].update(lr=group['lr'], weight_decay=group['weight_decay'])
         for p, m in zip(self.filters, self.matrices):
-            m.grad, self.muon.state[m] = as_matrix(p.grad, p), self.state[p]       # the state is kept here, where it is saved
+            m.grad = as_matrix(p.grad, p)
+            self.muon.state[m] = self.state[p]        # kept here, where it is saved
         self.adamw.state = self.state
         self.muon.step()
         self.adamw.step()
@@ -103,7 +105,7 @@ class Training:
         folder:str|Path=None,    # of the run; None: nothing is saved
         device:str='auto',
         save_every_s:float=60,   # seconds between checkpoints
-        workers:int=None,        # None: augment in batches on the device; a number: by albumentations in so many processes
+        workers:int=None,        # None: augment on the device; a number: by albumentations in so many processes
         on_step=None,            # called with the Training after every batch
         backend:str='eager',     # what computes the network: see `with_backend`
         budget_s:float=math.inf, # seconds after which iterating stops as if by a signal: saves, then KeyboardInterrupt
@@ -341,8 +343,8 @@ def plateau_watches(self:Training, train_loss:float) -> bool:
 def not_finite(self:Training, batch):
     "Raise FloatingPointError, naming epoch and batch (from 0)."
     raise FloatingPointError(f'the loss is no longer a finite number in epoch {self.epoch+1}, '
-                             f'batch {batch+1} of {len(self.losses)}: nothing was saved since the last good checkpoint; '
-                             f'try a smaller learning rate than {self.rate:g}')
+                             f'batch {batch+1} of {len(self.losses)}: '
+                             f'nothing was saved since the last good checkpoint; try a smaller learning rate than {self.rate:g}')
 
 @patch
 def check_finite(self:Training):
@@ -383,7 +385,8 @@ PARTS = 'model', 'averaged', 'opt', 'plateau', 'scaler'     # what a checkpoint 
 @patch
 def parts(self:Training):
     "The states of all parts; without an average, nothing is said twice."
-    return {part: getattr(self, part).state_dict() if part != 'averaged' or self.recipe.average else {} for part in PARTS}
+    states = {part: getattr(self, part).state_dict() for part in PARTS}
+    return states if self.recipe.average else {**states, 'averaged': {}}
 
 @patch
 def state(self:Training):
@@ -397,7 +400,8 @@ def state(self:Training):
 def save(self:Training):
     "Write a checkpoint of everything that changes, unless the last one was written at this very place."
     self.check_finite()
-    if self.saved_at is None: self.folder.mkdir(parents=True, exist_ok=True)     # later, a folder that was deleted stays deleted
+    if self.saved_at is None:                         # later, a folder that was deleted stays deleted
+        self.folder.mkdir(parents=True, exist_ok=True)
     here = self.epoch, self.at, len(self.edits)
     if self.saved_at != here and self.leads():
         save_checkpoint(self.folder/'checkpoints', self.state(), self.steps + len(self.edits))
@@ -407,7 +411,8 @@ def save(self:Training):
 def _alike(found, wanted):
     "The same keys, types and shapes, and only finite numbers."
     if isinstance(wanted, dict):
-        return isinstance(found, dict) and found.keys() == wanted.keys() and all(_alike(found[k], wanted[k]) for k in wanted)
+        same_keys = isinstance(found, dict) and found.keys() == wanted.keys()
+        return same_keys and all(_alike(found[k], wanted[k]) for k in wanted)
     if isinstance(wanted, (list, tuple)):
         return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_alike, found, wanted))
     if isinstance(wanted, torch.Tensor):
@@ -425,7 +430,8 @@ def _moments(recipe, p):
 def _like_state(self:Training, state):
     "What a checkpoint at the place of `state` looks like, part by part."
     epoch, at, weights, r = state['epoch'], state['at'], self.model.state_dict(), self.recipe
-    stepped = (epoch, at) != (0, 0) and (bool(state['opt']['state']) or not state['scaler'])  # a scaler may skip all steps
+    may_skip = bool(state['scaler']) and not state['opt']['state']      # a scaler may have skipped all steps so far
+    stepped = (epoch, at) != (0, 0) and not may_skip
     params = [p for group in self.opt.param_groups for p in group['params']]
     wanted = dict(
         losses=torch.zeros(at), right=0, seconds=0., history=[{k: kind() for k, kind in HISTORY.items()}]*epoch,
@@ -469,7 +475,8 @@ def resume(cls:Training, folder:str|Path, train:Images, device:str='auto', preci
 
 def _precision_of(state, asked, device):
     "The precision that a run began with. Raises ValueError if another one is asked for."
-    began = state['precision'] or (pick_precision('auto', device) if device.type == 'cuda' else 'float32')   # as decided then
+    usual = pick_precision('auto', device) if device.type == 'cuda' else 'float32'
+    began = state['precision'] or usual               # as it was decided then
     if asked not in ('auto', began) and PRECISIONS.get(asked) != began:
         raise ValueError(f'it began in {began}, not {asked}: leave precision out, or begin another run')
     return began
@@ -512,7 +519,7 @@ def take_over(self:Training, step:int, field:str, old, new):
 
 @patch
 def _falls_from(self:Training, step, field):
-    "Where a line begins to fall: the step, and its rate there. After a change of lr or epochs it goes on from where it is."
+    "Where a line begins to fall: the step, and its rate there. A change of lr or epochs begins a new one."
     start, top = self.slope or (self.recipe.warmup*len(self.losses), self.recipe.lr)
     if field not in ('lr', 'epochs') or step <= start: return start, top
     last = self.recipe.epochs*len(self.losses) - 1           # after the end, as at the last step
@@ -520,7 +527,7 @@ def _falls_from(self:Training, step, field):
 
 @patch
 def edit(self:Training, field:str, value):
-    "Change a field of the recipe from the next batch on. Raises ValueError if it cannot be changed, or not to that value."
+    "Change a field of the recipe from the next batch on. Raises ValueError if that cannot be done."
     begun = self.epoch + (self.at > 0)
     if field == 'flip' and self.at:
         raise ValueError('flip can be changed between two epochs only: step to the end of this one')
@@ -549,7 +556,7 @@ def read_about(
 def load_run(
     folder:str|Path, # of a finished run
 ) -> Run:
-    "A run from its folder. Raises FileNotFoundError if it is not there, ValueError if damaged, changed or not finished."
+    "A run from its folder. Raises FileNotFoundError without one, ValueError if damaged, changed or not finished."
     folder = home(folder)
     for name in ('run.json', 'history.csv', 'weights.safetensors'):
         if not (folder/name).exists(): raise FileNotFoundError(f'{folder} holds no finished run: it has no {name}')
