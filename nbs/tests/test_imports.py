@@ -2,6 +2,8 @@
 import subprocess, sys
 from pathlib import Path
 
+import pytest
+
 MODULES = sorted(p.stem for p in Path(__import__('cifar_resnet').__file__).parent.glob('*.py') if not p.stem.startswith('_'))
 BLOCK = '''
 import socket, sys
@@ -35,3 +37,17 @@ assert 'albumentations' in sys.modules
 def test_the_block_works():
     done = python(BLOCK + 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")')
     assert 'a socket was used at import' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['core', 'model', 'evaluate', 'gradcam'])
+def test_what_is_slow_to_load_waits_until_it_is_used(name):
+    "What torch, NumPy or matplotlib load by themselves is not ours to say."
+    done = python(f'''
+import sys, numpy, torch, torch.distributed, matplotlib.colors
+before = set(sys.modules)
+import cifar_resnet.{name}
+print(*{{m.split('.')[0] for m in set(sys.modules) - before}})''')
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert 'cifar_resnet' in loaded
+    assert not loaded & {'scipy', 'sklearn', 'albumentations', 'cv2', 'torchinfo', 'safetensors'}
