@@ -226,7 +226,7 @@ _PAGE = '''
 def _app_files(folder, run):
     "Write what Voilà serves: a notebook of one cell that works in this folder, a kernel that is this Python, and our page around it."
     nb, kernel, page = folder/'app.ipynb', folder/'kernels'/'cifar_resnet'/'kernel.json', folder/'voila'/'templates'/'cifar_resnet'/'index.html.j2'
-    source = f'import os; os.chdir({ascii(os.getcwd())})\nfrom cifar_resnet.explore import app\napp({"" if run is None else ascii(str(run))})'
+    source = f'import os; os.chdir({ascii(os.getcwd())})\nfrom cifar_resnet.stepper import app\napp({"" if run is None else ascii(str(run))})'
     cell = dict(cell_type='code', id='app', source=source, metadata={}, outputs=[], execution_count=None)
     about = dict(title=_TITLE, kernelspec=dict(name='cifar_resnet', display_name='cifar_resnet', language='python'))
     spec = dict(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'], display_name='cifar_resnet', language='python',
