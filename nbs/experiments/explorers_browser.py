@@ -50,10 +50,10 @@ def ways(explorer, tab):
         return [lambda key=key: slider(explorer, name).press(key) for key in there_and_back]
     def click(name): return [lambda: explorer.get_by_role('button', name=name, exact=True).click()]*ROUNDS
     def cells():
-        there = explorer.locator('button[title*="predicted"]:not([disabled])')
-        there.nth(ROUNDS).click()
+        open_cells = explorer.locator('button[title*="predicted"]:not([disabled])')
+        open_cells.nth(ROUNDS).click()
         page.wait_for_timeout(2000)
-        return [lambda i=i: there.nth(i).click() for i in range(ROUNDS)]
+        return [lambda i=i: open_cells.nth(i).click() for i in range(ROUNDS)]
     return dict(Maps=lambda: [('choose a class', classes()), ('show another image', keys('image'))],
                 Mistakes=lambda: [('open a cell of the confusion matrix', cells())],
                 Augmentation=lambda: [('move the angle slider', keys('angle'))],

@@ -15,10 +15,11 @@ import torch
 from cifar_resnet.core import rng, seeded
 from cifar_resnet.data import mean_std, shapes10
 from cifar_resnet.evaluate import predict
-from cifar_resnet.explore import BLOCKS, Subject, augmentation_explorer, gradcam_explorer, mistake_explorer, step_picture, Stepper
+from cifar_resnet.explore import BLOCKS, Subject, augmentation_explorer, gradcam_explorer, mistake_explorer
 from cifar_resnet.model import resnet18
 from cifar_resnet.augment import normalise
 from cifar_resnet.runs import write_json
+from cifar_resnet.stepper import Stepper, step_picture
 from cifar_resnet.train import Recipe
 
 N = 30      # changes of each kind
@@ -48,7 +49,7 @@ def timed(what, explorer, name, values):
     control = explorer.controls[name]
     put = lambda value: setattr(control, 'value', value)
     new, again = ([took(put, v) for v in values] for _ in range(2))
-    assert 'color:' not in explorer.said.value, explorer.said.value
+    assert 'color:' not in explorer.message.value, explorer.message.value
     return [row_of(what, 'new', new), row_of(what, 'seen before', again)]
 
 
@@ -72,7 +73,7 @@ def measure():
     rows.append(row_of('mistakes: another cell', 'new', [took(open_, at) for at in cells]))
     stepper = Stepper(Recipe(dataset='shapes10', width=8), Path('never-made'), 'cpu')
     stepper.ask('batch'); stepper.wait()
-    t = [took(step_picture, stepper.look(), stepper.train.classes) for _ in range(10)]
+    t = [took(step_picture, stepper.view(), stepper.train.classes) for _ in range(10)]
     stepper.end()
     return [*rows, row_of('training: the picture (once or twice a second)', 'new', t)]
 

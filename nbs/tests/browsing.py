@@ -106,7 +106,7 @@ class Watch:
 
 
 def picture(explorer): return explorer.locator('img.cifar-picture, .cifar-picture img').first
-def message(explorer): return explorer.locator('.cifar-said').first
+def message(explorer): return explorer.locator('.cifar-message').first
 def shown(explorer):
     "The address of the picture's bytes, another one after each change."
     return picture(explorer).get_attribute('src')
