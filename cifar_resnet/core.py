@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_device', 'computes', 'pick_precision', 'autocast',
-           'in_float32', 'evaluating', 'together', 'ranks', 'all_reduce', 'not_run', 'home', 'sentence']
+           'in_float32', 'evaluating', 'not_run', 'home', 'sentence']
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, warnings
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 # %% ../nbs/00_core.ipynb #00-008
 def rng(
@@ -114,29 +113,6 @@ def evaluating(model:torch.nn.Module):
     finally:
         for m, mode in modes:                                     # parents come before their children
             if m.training != mode: m.train(mode)
-
-# %% ../nbs/00_core.ipynb #00-029
-@contextmanager
-def together():
-    "Inside the block the processes of `torchrun` know each other, and 'cuda' is each one's GPU; any other is alone."
-    if 'TORCHELASTIC_RUN_ID' not in os.environ:
-        yield
-        return
-    if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
-    try: yield
-    finally: dist.destroy_process_group()
-
-def ranks() -> tuple[int,int]:
-    "This process's number, from 0, and how many there are."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-def all_reduce(
-    x:torch.Tensor, # of the same shape and type in every process; changed in place
-) -> torch.Tensor:  # `x` itself
-    "The sum of a tensor over all processes; where there is only one, the tensor as it is."
-    if ranks()[1] > 1: dist.all_reduce(x)
-    return x
 
 # %% ../nbs/00_core.ipynb #00-033
 def not_run(

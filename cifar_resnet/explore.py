@@ -29,10 +29,11 @@ from torch import Tensor, nn
 
 from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, denormalise, draws, normalise
 from .core import rng, sentence
-from .data import FOLDER, Images, cifar10, data_folder, held_out, read_picture, shapes10, test_notes
+from .data import (DATASETS, FOLDER, Images, cifar10, data_folder, held_out, load_data, read_picture,
+                               shapes10, test_notes)
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
 from .gradcam import METHODS, gradcam, map_layers, overlay
-from .job import load_data, stored_logits
+from .job import stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
 from .plots import BLUE, GREEN, GREY, ORANGE
 from .runs import Run
@@ -65,7 +66,7 @@ def _of_run(run, data_dir):
     "The network of a finished run with its test images, or the held-out ones where the test set is closed."
     if not isinstance(run, Run): run = load_run(run)
     r, m, stored = run.recipe, run.metrics, stored_logits(run.folder)
-    train, test = load_data(r, data_dir)
+    train, test = load_data(r.dataset, data_dir, r.variant)
     part, data = ('test', test.take(slice(r.limit))) if m['test_reads'] else ('held_out', held_out(train, r.limit))
     if part not in stored:
         raise FileNotFoundError(f'{run.folder} has no logits.safetensors any more: restore it, or choose another run')
@@ -73,7 +74,7 @@ def _of_run(run, data_dir):
         name=f'{r.dataset}, width {r.width}, {part.replace("_", "-")} images of {run.folder}',
         model=run.model, data=data, mean=m['mean'], std=m['std'],
         logits=stored[part], temperature=m['temperature'],
-        notes=test_notes(data_dir) if r.dataset == 'cifar10' and part == 'test' else {})
+        notes=DATASETS[r.dataset].notes(data_dir) if part == 'test' else {})
 
 # %% ../nbs/14_explore.ipynb #14-009a
 def _of_weights(name, path, data, temperature_from=None, notes=None):

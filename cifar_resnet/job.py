@@ -62,10 +62,10 @@ def check_same_recipe(
     instead = f'leave --{field} out' if field in typed else f'add --{field} {value} if that is the one you mean'
     raise ValueError(f'{folder} holds a run with {other}: {instead}, or choose another --out')
 
-def check_no_stranger(folder:Path):
+def check_no_stranger(folder:Path, advice:str='choose another --out'):
     "Raise FileExistsError if there is something else than a run, or what is left of one, in the place of a folder."
     if folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())):
-        raise FileExistsError(f'{folder} exists and holds something else: choose another --out')
+        raise FileExistsError(f'{folder} exists and holds something else: {advice}')
 
 # %% ../nbs/12_job.ipynb #12-012
 def disk_needed(

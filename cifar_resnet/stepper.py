@@ -30,10 +30,12 @@ from .evaluate import predict
 from .explore import (as_subject, augmentation_explorer, below, beside, button, card, choice, control_row,
                                   gradcam_explorer, label, message_html, mistake_explorer, of_width,
                                   picture_and_message, tile)
-from .job import load_data, open_run, stored_logits
+from .data import load_data
+from .job import check_no_stranger, first_difference, open_run, stored_logits
 from .plots import BLUE, GREEN, GREY, ORANGE
 from .runs import only_one, read_json, write_history, write_json
-from .train import EDITABLE, Recipe, Training, read_about, recipe_from
+from .recipe import Recipe, recipe_from
+from .train import EDITABLE, Training, read_about
 
 # %% ../nbs/15_stepper.ipynb #15-008
 def layer_norms(
@@ -83,7 +85,7 @@ class Stepper:
         self.device, self.tell, self.save_every_s, self.rest_s = device, tell, save_every_s, rest_s
         self.given, self.base = folder is not None, home(folder) if folder else Path('runs')/'by-hand'
         self.recipe = self.which(recipe)
-        self.train = load_data(self.recipe, data_dir)[0]
+        self.train = load_data(self.recipe.dataset, data_dir, self.recipe.variant)[0]
         self.folder_lock, self.locked = ExitStack(), False
         self.commands, self.awake = deque(), threading.Condition()
         self.until, self.idle, self.closed = 0, True, False     # train until so many batches are done
@@ -257,7 +259,6 @@ def recover(self:Stepper, e):
 # %% ../nbs/15_stepper.ipynb #15-024
 def _newest(folder): return max((p.name for p in (folder/'checkpoints').glob('*.pt')), default=None)
 
-# TODO(merge): check_folder
 @patch
 def which(self:Stepper, recipe):
     "The recipe, filled: what was given, or what the folder's run has. Raises ValueError where the two differ."
@@ -265,13 +266,10 @@ def which(self:Stepper, recipe):
     if not about.exists(): return (recipe or Recipe(dataset='shapes10', width=8)).filled(kind)
     saved = recipe_from(read_about(self.base)['recipe'])
     typed = {k: v for k, v in asdict(recipe.filled(kind)).items() if getattr(recipe, k) is not None} if recipe else {}
-    for k, v in typed.items():
-        if getattr(saved, k) != v:
-            raise ValueError(f'{self.base} holds a run with {k} {getattr(saved, k)}, not {v}: '
-                             'leave the recipe out, or choose another folder')
+    if other := first_difference(asdict(saved), typed):
+        raise ValueError(f'{self.base} holds a run with {other}: leave the recipe out, or choose another folder')
     return saved
 
-# TODO(merge): check_folder
 def _check_usable(folder):
     "Whether the folder holds a run. Raises ValueError or OSError for a folder that cannot be used."
     run = (folder/'run.json').exists()
@@ -280,19 +278,8 @@ def _check_usable(folder):
     if run and stored_logits(folder):
         raise ValueError(f'{folder} was trained to its end and evaluated: '
                          f'finish it by cifar_resnet --out {folder} --resume')
-    if not run and folder.exists() and (not folder.is_dir() or any(p.name != 'checkpoints' for p in folder.iterdir())):
-        raise FileExistsError(f'{folder} exists and holds no run: choose another folder')
+    if not run: check_no_stranger(folder, 'choose another folder')
     return run
-
-# TODO(merge): training.batch (`step` will set it: then this function and its call can go)
-def _watched(training):
-    "The training, which from now on keeps its latest batch (xb, yb) as `training.batch`."
-    learn = training.learn
-    def learn_and_keep(x, y):
-        training.batch = x, y
-        return learn(x, y)
-    training.learn, training.batch = learn_and_keep, None
-    return training
 
 # %% ../nbs/15_stepper.ipynb #15-025
 @patch
@@ -302,7 +289,7 @@ def begin(self:Stepper, folder:Path):
     self.folder, self.newest = folder, _newest(folder)
     if self.newest: t = Training.resume(folder, self.train, self.device)
     else: t = Training(self.recipe, self.train, folder, self.device)
-    self.training, self.opened = _watched(t), run
+    self.training, self.opened = t, run
     self.losses, self.latest, self.events, self.resumed = [], [], [], []
     if self.newest:
         self.events.append(f'{folder} goes on with epoch {t.epoch + 1}, batch {t.at + 1}')

@@ -118,6 +118,7 @@ class Training:
         self.workers, self.on_step = workers, on_step
         self.backend, self.precision = backend, pick_precision(precision, self.device, self.recipe.width)
         self.history, self.best, self.epoch = [], dict(valid_loss=math.inf), 0
+        self.batch = None                       # the latest one, (xb, yb)
         self.edits, self.slope = [], None       # changes by hand: see `edit`
         self.saved, self.saved_at = time.monotonic(), None
         self._load(train)
@@ -164,7 +165,6 @@ def _build(self:Training, num_classes:int):
 def open_epoch(self:Training, at=0, losses=(), right=0, seconds=0.):
     "Begin epoch `self.epoch` (from 0), or go on with it after batch `at`."
     n, bs, seed = len(self.labels), self.recipe.batch_size, self.recipe.seed
-    self.batch = None                                                       # the latest one, (xb, yb)
     self.at, self.right, self.seconds = at, torch.tensor(right, device=self.device), seconds
     self.losses = torch.zeros(-(-n//bs), device=self.device)
     self.losses[:at] = torch.as_tensor(losses, device=self.device)

@@ -32,9 +32,9 @@ CHECKS = {
     '09_train': ['09_train.ipynb', 'test_resume.py -k "needs or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"', '12_job.ipynb', 'test_resume.py -k "other_recipes or budget"', 'test_shared.py -k "engines or smaller"', 'test_earlier.py'],
     '10_gradcam': ['10_gradcam.ipynb', 'test_gradcam.py', 'test_identities.py', '11_faithful.ipynb'],
     '11_faithful': ['11_faithful.ipynb', 'test_faithful.py', 'test_identities.py'],
-    '12_job': ['12_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '16_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"', '14_explore.ipynb', 'test_earlier.py'],
+    '12_job': ['12_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process"', 'test_faults.py -k "reads or guard or depend or before_the_first"', '17_cli.ipynb', 'test_sweep.py -k "twice or asked or views or notes"', '14_explore.ipynb', 'test_earlier.py'],
     '14_explore': ['14_explore.ipynb', 'test_explore.py'],
-    '17_benchmarks': ['17_benchmarks.ipynb', 'test_benchmarks.py'],
+    '16_benchmarks': ['16_benchmarks.ipynb', 'test_benchmarks.py'],
 }
 
 # room -> (what is wrong, the text as it is, the text as it is then). The text is in the room's notebook and in its module exactly once.
@@ -439,7 +439,7 @@ MUTANTS = {
         ('resumptions by hand are not noted', '+ self.resumed}', '}'),
         ('typed numbers are texts', 'try: return kind(text)', 'try: return text'),
     ],
-    '17_benchmarks': [
+    '16_benchmarks': [
         ('the clock does not wait for the GPU', "if device.type == 'cuda': torch.cuda.synchronize(device)", 'pass'),
         ('the plain loop begins with other weights', "with seeded('init', recipe.seed): model", 'model'),
         ('gradients of the plain loop add up', '            opt.zero_grad()\n            loss.backward()', '            loss.backward()'),
