@@ -73,8 +73,8 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*[stage(*c, s, norm) for *c, s in zip(channels, channels[1:], strides)])
         self.head = nn.Linear(8*width, num_classes)
 
-    def features(self, x:Tensor) -> Tensor: return self.stages(self.stem(x))            # (B,8·width,h,w)
-    def forward(self, x:Tensor) -> Tensor: return self.head(self.features(x).mean((2,3))) # (B,3,H,W) -> (B,num_classes)
+    def features(self, x:Tensor) -> Tensor: return self.stages(self.stem(x)) # (B,8·width,h,w)
+    def forward(self, x:Tensor) -> Tensor: return self.head(self.features(x).mean((2,3))) # (B,3,H,W) -> (B,C)
 
 # %% ../nbs/05_model.ipynb #05-026
 def check_model(norm, strides, width, num_classes):
