@@ -10,7 +10,8 @@ from PIL import Image
 from cifar_resnet import stepper as stepper_module
 from cifar_resnet.cli import main
 from cifar_resnet.explore import subject
-from cifar_resnet.job import job, sweep
+from cifar_resnet.job import job
+from cifar_resnet.scale import sweep
 from cifar_resnet.runs import read_json
 from cifar_resnet.stepper import Stepper, app, layer_norms, step_picture, training_stepper
 from cifar_resnet.train import Recipe, Training
