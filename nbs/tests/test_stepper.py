@@ -266,9 +266,9 @@ def test_a_run_edited_by_hand_counts_for_no_recipe(stepper, tmp_path):
 
 def test_folders_of_others_are_left_alone(stepper, tmp_path):
     (tmp_path/'run').mkdir(); (tmp_path/'run'/'thesis.tex').write_text('precious')
-    with pytest.raises(FileExistsError, match='holds no run'): stepper()
+    with pytest.raises(FileExistsError, match='holds something else'): stepper()
     (tmp_path/'file').write_text('x')
-    with pytest.raises(FileExistsError, match='holds no run'): stepper(folder='file')
+    with pytest.raises(FileExistsError, match='holds something else'): stepper(folder='file')
     assert [p.name for p in (tmp_path/'run').iterdir()] == ['thesis.tex']
 
 
