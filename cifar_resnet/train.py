@@ -426,6 +426,7 @@ def _moments(recipe, p):
     if recipe.optimiser == 'muon' and p.ndim == 4: return dict(momentum_buffer=as_matrix(p))
     return dict(step=torch.zeros(()), exp_avg=p, exp_avg_sq=p)
 
+# %% ../nbs/09_train.ipynb #09-059a
 @patch
 def _like_state(self:Training, state):
     "What a checkpoint at the place of `state` looks like, part by part."
@@ -481,6 +482,7 @@ def _precision_of(state, asked, device):
         raise ValueError(f'it began in {began}, not {asked}: leave precision out, or begin another run')
     return began
 
+# %% ../nbs/09_train.ipynb #09-060a
 @patch
 def _restore(self:Training, state):
     "Take over everything that a checkpoint holds."
@@ -517,6 +519,7 @@ def take_over(self:Training, step:int, field:str, old, new):
         setattr(self.plateau, field.removeprefix('plateau_'), new)
     self.edits.append(dict(step=step, field=field, old=old, new=new))
 
+# %% ../nbs/09_train.ipynb #09-062a
 @patch
 def _falls_from(self:Training, step, field):
     "Where a line begins to fall: the step, and its rate there. A change of lr or epochs begins a new one."
