@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     ('--weight_decay inf', 'weight_decay must be a number'),
     ('--plateau_factor 1', 'must be below 1'),
     ('--seed -1', 'seed must be at least 0'),
-    ('--variant upside_down', 'choose clean or distractors'),
+    ('--variant upside_down', 'choose clean, distractors'),
     ('--dataset shapes10 --limit 1801', 'limit 1,801 is larger than the data: there are 1,800'),
     ('--limit 0', 'limit must be positive'),
     ('--resume', 'no run to resume'),
