@@ -40,7 +40,7 @@ def short_path(path):
     after = stems[stems.index(path.stem) + 1] if path.stem in PATH else ''
     here = 'The short path' if after else 'This is a side room. The short path'
     on = f' Next: [{PATH[after]}]({after}.ipynb).' if after in PATH else ' The map of all rooms is [the front page](index.ipynb).'
-    return f"{ENDING}\n---\n{here} through this lab takes an hour: {' → '.join(steps)}.{on}"
+    return f"{ENDING}\n---\n{here} (an hour for prose and figures; skip what you do not need of the code): {' → '.join(steps)}.{on}"
 
 
 def linked(path):

@@ -24,7 +24,7 @@ from .core import rng
 def plain_augmentation(
     mean, # channel means, pixels in [0,1]
     std,  # channel standard deviations
-) -> 'albumentations.Compose': # call it with image=(32,32,3) uint8
+): # an albumentations.Compose: call it with image=(32,32,3) uint8
     "RandomCrop(32, padding 4), CutOut 16×16, Rotate ±5°, normalise: as albumentations' own pages would have it."
     import albumentations as A
     fill = tuple(round(255*m) for m in mean)

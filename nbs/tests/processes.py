@@ -2,7 +2,8 @@
 import multiprocessing, os, signal, sys, time
 
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['cifar_resnet.cli'])
+USED = 'cifar_resnet.cli cifar_resnet.scale scipy.stats scipy.optimize safetensors.torch torchinfo'.split()
+SERVER.set_forkserver_preload(USED)      # a command imports these when it runs: here once, for all
 
 
 def start(log, function, *args):

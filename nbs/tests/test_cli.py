@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     ('--weight_decay inf', 'weight_decay must be a number'),
     ('--plateau_factor 1', 'must be below 1'),
     ('--seed -1', 'seed must be at least 0'),
-    ('--variant upside_down', 'choose clean or distractors'),
+    ('--variant upside_down', 'choose clean, distractors'),
     ('--dataset shapes10 --limit 1801', 'limit 1,801 is larger than the data: there are 1,800'),
     ('--limit 0', 'limit must be positive'),
     ('--resume', 'no run to resume'),
@@ -257,3 +257,41 @@ def test_a_damaged_run_that_lost_its_checkpoints(finished, tmp_path):
     save_file({k: v if 'labels' in k else -v for k, v in load_file(run/'logits.safetensors').items()}, run/'logits.safetensors')
     assert main(['--out', str(run), '--resume']) == 0
     assert json.loads((run/'run.json').read_text())['test_loss'] == about['test_loss']
+
+
+LIGHT = '''
+import resource, sys
+from cifar_resnet.cli import {command}
+try: {command}({argv!r})
+except SystemExit as e: code = e.code
+used = resource.getrusage(resource.RUSAGE_SELF)                                 # its memory is inherited from whoever started it:
+held = next(int(line.split()[1])/1024 for line in open('/proc/self/status') if line.startswith('VmHWM'))
+heavy = [m for m in ('torch', 'numpy', 'scipy', 'albumentations', 'matplotlib', 'PIL', 'ipywidgets') if m in sys.modules]
+print(code, *heavy, used.ru_utime + used.ru_stime, held, file=sys.stderr)
+'''
+
+@pytest.mark.parametrize('argv', [['--help'], ['--no_such_flag']])
+@pytest.mark.parametrize('command', ['main', 'sweep_main', 'explain_main', 'bench_main', 'app_main'])
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='memory is read from /proc')
+def test_help_and_mistyped_flags_cost_nothing(command, argv):
+    "Without PyTorch, in less than half a second of processor time, below 60 MB."
+    done = subprocess.run([sys.executable, '-c', LIGHT.format(command=command, argv=argv)], capture_output=True, text=True)
+    code, seconds, megabytes = done.stderr.strip().splitlines()[-1].split()          # anything heavy would be one word more
+    assert int(code) == (0 if argv == ['--help'] else 2) and float(seconds) < .5 and float(megabytes) < 60
+
+
+def test_every_command_is_installed_as_it_is_here():
+    from configparser import ConfigParser
+    config = ConfigParser(delimiters=['='])
+    config.read(Path(__file__).parents[2]/'settings.ini', encoding='utf-8')
+    scripts = dict(line.split('=') for line in config['DEFAULT']['console_scripts'].split())
+    assert set(scripts) == {f'cifar_{name}' for name in ('resnet', 'sweep', 'explain', 'bench', 'app')}
+    for target in scripts.values():
+        module, function = target.split(':')
+        assert module == 'cifar_resnet.cli' and callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_no_norm_has_no_last_gain(tmp_path, capsys):
+    assert main(['--norm', 'none', '--last_gain', '0', '--out', str(tmp_path/'run')]) == 2
+    said = capsys.readouterr().err
+    assert 'norm none has no gain that last_gain could set' in said and len(said.splitlines()) == 1

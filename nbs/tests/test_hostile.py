@@ -19,7 +19,8 @@ from cifar_resnet.fetch import take_members
 from cifar_resnet.job import job
 from cifar_resnet.model import load_weights, resnet18, weights_file
 from cifar_resnet.runs import SCHEMA, load_checkpoint, only_one, save_checkpoint, seal, write_atomic, write_history, write_json
-from cifar_resnet.train import Recipe, Training, load_run, recipe_from
+from cifar_resnet.recipe import recipe_from
+from cifar_resnet.train import Recipe, Training, load_run
 
 TINY = '--dataset shapes10 --width 4 --epochs 1 --limit 100'.split()
 
