@@ -12,17 +12,17 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(missing('voila', 'pla
 HOSTILE = '<img src=x onerror=alert(1)>.png'
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def chrome():
     with browser() as b: yield b
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def site():
     with app_server() as address: yield address
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def visit(chrome, site):
     "One visit for all tests: its page, and what went wrong on it."
     page = chrome.new_page(viewport=dict(width=1280, height=1000))

@@ -292,7 +292,9 @@ def test_the_kernels_loop_draws(tmp_path, monkeypatch):
             await asyncio.sleep(.05)
             if drawn[-1][0] == 4: break
         made.buttons['Stop'].click()
-        await asyncio.sleep(.5)
+        for _ in range(400):
+            await asyncio.sleep(.05)
+            if 'saved in' in made.message.value: break
         return made
     made = asyncio.run(page())
     made.stepper.tell = lambda: None                          # that loop is gone
