@@ -18,8 +18,9 @@ from cifar_resnet.data import FOLDER, Images, cifar10, read_picture, shapes10
 from cifar_resnet.fetch import take_members
 from cifar_resnet.job import job
 from cifar_resnet.model import load_weights, resnet18, weights_file
+from cifar_resnet.recipe import recipe_from
 from cifar_resnet.runs import SCHEMA, load_checkpoint, only_one, save_checkpoint, seal, write_atomic, write_history, write_json
-from cifar_resnet.train import Recipe, Training, load_run, recipe_from
+from cifar_resnet.train import Recipe, Training, load_run
 
 TINY = '--dataset shapes10 --width 4 --epochs 1 --limit 100'.split()
 
@@ -440,7 +441,7 @@ NAN, INF, HUGE = float('nan'), float('inf'), 10**400
     ('a complex number', dict(lr=1j), 'lr must be a number'),
     ('a list for a name', dict(dataset=['cifar10']), "no dataset ['cifar10']"),
     ('a dict for a name', dict(variant={}), 'no variant {}'),
-    ('a number for a name', dict(norm=3), 'norm must be a str, not 3'),
+    ('a number for a name', dict(norm=3), 'no norm 3'),
     ('an empty name', dict(norm=''), "no norm ''"),
     ('an unknown name', dict(norm='os.system'), "no norm 'os.system'"),
     ('None for the data set', dict(dataset=None), 'no dataset None'),
@@ -457,7 +458,7 @@ NAN, INF, HUGE = float('nan'), float('inf'), 10**400
     ('no strides', dict(strides=[]), 'make no sense'),
     ('five strides', dict(strides='1,2,2,2,2'), 'make no sense'),
     ('strides 0', dict(strides='0,2,2,2'), 'each 1 or 2'),
-    ('strides that are a number', dict(strides=2), 'strides must be a tuple, not 2'),
+    ('strides that are a number', dict(strides=2), 'strides 2 make no sense'),
     ('lr NaN', dict(lr=NAN), 'lr must be a number, not nan'),
     ('lr infinite', dict(lr=INF), 'lr must be a number, not inf'),
     ('lr 0', dict(lr=0), 'lr must be positive'),
