@@ -78,6 +78,19 @@ def test_the_plateau_counts_epochs_and_the_mean_counts_images():
     assert t.best['epoch'] == 1                                            # of equal ones the first
 
 
+@pytest.mark.parametrize('fields, epoch, train_loss, watches', [
+    ({}, 0, .91*math.log(10), False),                                      # it has learnt nothing yet
+    ({}, 0, .89*math.log(10), True),
+    (dict(warmup=2), 0, 1, False),                                         # the rate still rises
+    (dict(warmup=2), 1, 1, True),
+    (dict(schedule='linear'), 2, 1, False),                                # the rate falls in any case
+])
+def test_when_the_plateau_watches(fields, epoch, train_loss, watches):
+    t = training(**fields)
+    t.epoch = epoch
+    assert t.plateau_watches(train_loss) == watches
+
+
 def test_warmup():
     t, risen = training(warmup=1.5, lr=.015), []
     for _ in range(10): t.step(); risen.append(t.rate)
