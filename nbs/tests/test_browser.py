@@ -244,8 +244,9 @@ def test_the_page_answers_while_a_network_trains(visit):
     training = open_tab(page, 'Training')
     pause(training, 'Stop')
     still(training, 1)
+    old = shown(training)
     press(training, 'Reset')
-    changed(training, shown(training))
+    changed(training, old)
 
 
 def test_explorers_leave_each_other_alone(visit):

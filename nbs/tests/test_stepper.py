@@ -314,7 +314,7 @@ def test_slow_drawing_does_not_keep_the_page_from_hearing(tmp_path, monkeypatch)
     async def page():
         made = training_stepper(replace(TINY, epochs=10_000), tmp_path/'run', 'cpu')
         made.buttons['Run'].click()
-        heard = []
+        heard, start = [], time.monotonic()
         while time.monotonic() < start + 6:
             await asyncio.sleep(.05)
             heard.append(time.monotonic())
@@ -322,7 +322,6 @@ def test_slow_drawing_does_not_keep_the_page_from_hearing(tmp_path, monkeypatch)
         made.buttons['Pause'].click()
         await asyncio.sleep(3)
         return made
-    start = time.monotonic()
     made = asyncio.run(page())
     assert 'Paused.' in made.message.value and not drawn[-1]
     made.stepper.end()
