@@ -295,3 +295,9 @@ def test_no_norm_has_no_last_gain(tmp_path, capsys):
     assert main(['--norm', 'none', '--last_gain', '0', '--out', str(tmp_path/'run')]) == 2
     said = capsys.readouterr().err
     assert 'norm none has no gain that last_gain could set' in said and len(said.splitlines()) == 1
+
+
+def test_another_seed_is_another_run(finished, capsys):
+    with_seed = lambda seed: main([*TINY, '--seed', seed, '--out', str(finished)])
+    assert with_seed('0') == 0 and with_seed('1') == 2
+    assert 'holds a run with seed 0, not 1: leave --seed out' in capsys.readouterr().err

@@ -51,3 +51,12 @@ print(*{{m.split('.')[0] for m in set(sys.modules) - before}})''')
     loaded = set(done.stdout.split())
     assert 'cifar_resnet' in loaded
     assert not loaded & {'scipy', 'sklearn', 'albumentations', 'cv2', 'torchinfo', 'safetensors'}
+
+
+def test_a_wrong_flag_is_told_before_pytorch_is_loaded():
+    done = python("""
+import sys
+from cifar_resnet.cli import main
+try: main(['--widht', '16'])
+except SystemExit as stop: print(stop.code, *{'torch', 'numpy', 'matplotlib'} & set(sys.modules))""")
+    assert done.stdout == '2\n', done.stdout + done.stderr

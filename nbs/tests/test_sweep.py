@@ -67,6 +67,19 @@ def test_damaged_results_are_refused(tmp_path):
     with pytest.raises(ValueError, match='sweep.json is damaged'): sweep({'strict': TINY}, [0], tmp_path, ['cpu'])
 
 
+@pytest.mark.filterwarnings('ignore:PyTorch knows of no instructions')
+def test_mixed_precisions_are_said(tmp_path):
+    sweep({'strict': TINY}, [0], tmp_path, ['cpu'], precision='fp32')
+    with pytest.warns(UserWarning, match='this sweep mixes precisions .float32: strict; bfloat16: wide'):
+        sweep({'strict': TINY, 'wide': {**TINY, 'width': 3}}, [0], tmp_path, ['cpu'], precision='bf16')
+
+
+def test_a_run_that_fails_is_told_and_no_run(tmp_path):
+    found = sweep({'strict': TINY, 'wild': {**TINY, 'lr': 1e30}}, [0], tmp_path, ['cpu'])
+    assert [row['name'] for row in found['runs']] == [row['name'] for row in found['table']] == ['strict']
+    assert [row['name'] for row in found['failed']] == ['wild'] and 'no longer a finite number' in found['failed'][0]['error']
+
+
 def test_views_are_tested_where_a_recipe_mirrors(tmp_path, capsys):
     argv = [str(word) for k, v in TINY.items() for word in (f'--{k}', v)]
     assert [main([*argv, '--recipe', recipe, '--out', str(tmp_path/recipe), '--device', 'cpu']) for recipe in ('best', 'strict')] == [0, 0]
