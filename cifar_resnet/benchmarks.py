@@ -14,6 +14,9 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+# first of all, since it keeps albumentations from asking the network for its newest version
+from .augment import _ignore_ctrl_c, albumentations_batches, batches, draws, plain_augmentation
+
 import albumentations as A
 import numpy as np
 import torch
@@ -25,7 +28,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from .augment import _ignore_ctrl_c, albumentations_batches, batches, draws, plain_augmentation
 from .core import PRECISIONS, autocast, computes, home, pick_device, pick_precision, rng, seeded
 from .data import Images, mean_std, shapes10
 from .evaluate import predict

@@ -102,7 +102,8 @@ def _train(typed, folder, args):
     recipe_from(typed)                                # what makes no sense is said before anything heavy is loaded
     from cifar_resnet.core import home
     from cifar_resnet.job import job, publish
-    from cifar_resnet.scale import SharedTraining, Training, ranks, together
+    from cifar_resnet.scale import SharedTraining, ranks, together
+    from cifar_resnet.train import Training
     with together():
         if folder: home(folder).mkdir(parents=True, exist_ok=True)      # now, not after an hour
         rank, world = ranks()

@@ -642,7 +642,8 @@ def augmentation_picture(
     ours, theirs = denormalise(x, mean, std), [*steps.values()][-1]
     exact = x[0].permute(1,2,0).numpy()*255*np.array(std) + 255*np.array(mean)        # before it is rounded
     difference = abs(exact - theirs)
-    both = {'albumentations': theirs, 'batched': ours[0], 'difference × 127': np.uint8(np.clip(difference*127, 0, 255))}
+    enlarged = np.uint8(np.clip(difference*127, 0, 255))
+    both = {'albumentations': theirs, 'batched': ours[0], 'difference × 127': enlarged}
     epochs = [tile(p, 78, f'epoch {epoch + k + 1}') for k, p in enumerate(ours)]
     drawn = below(
         beside(*(tile(p, 106, name) for name, p in steps.items())),

@@ -35,8 +35,8 @@ def sweep(
     read_test:bool=False,     # open the test set of each run, once
     **options,                # of `job`: data_dir, save_every_s, backend ...
 ) -> dict: # what sweep.json holds: table (a row a recipe), runs (a row a run), failed, and how many are left
-    """Train recipes × seeds, one after the other. Raises ValueError for what cannot be a sweep, and for a name that was
-    another recipe in this folder."""
+    """Train recipes × seeds, one after the other.
+    Raises ValueError for what cannot be a sweep, and for a name that was another recipe in this folder."""
     out, until = home(out), time.time() + budget_s
     devices = devices or [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
     plan = _plan(recipes, seeds, pick_device(devices[0]).type)
@@ -79,7 +79,7 @@ def _rows_so_far(out, plan, read_test):
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f'{path} is damaged ({e}): restore it, or remove it '
                          f'(what is finished is found again in its folder)') from e
-    for key in plan.keys() & rows.keys():
+    for key in [key for key in rows if key in plan]:
         if other := first_difference(asdict(saved_recipe(rows[key]['recipe'])), _whole_recipe(plan[key])):
             raise ValueError(f'{out} holds results of {key[0]!r} with another recipe ({other}): '
                              f'choose another name, or another --out')

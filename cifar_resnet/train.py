@@ -305,9 +305,9 @@ def plateau_watches(self:Training, train_loss:float) -> bool:
 @patch
 def not_finite(self:Training, batch):
     "Raise FloatingPointError, naming epoch and batch (from 0)."
-    raise FloatingPointError(f'the loss is no longer a finite number in epoch {self.epoch+1}, '
-                             f'batch {batch+1} of {len(self.losses)}: '
-                             f'nothing was saved since the last good checkpoint; try a smaller learning rate than {self.rate:g}')
+    raise FloatingPointError(
+        f'the loss is no longer a finite number in epoch {self.epoch+1}, batch {batch+1} of {len(self.losses)}: '
+        f'nothing was saved since the last good checkpoint; try a smaller learning rate than {self.rate:g}')
 
 @patch
 def check_finite(self:Training):

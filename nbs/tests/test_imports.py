@@ -60,3 +60,18 @@ from cifar_resnet.cli import main
 try: main(['--widht', '16'])
 except SystemExit as stop: print(stop.code, *{'torch', 'numpy', 'matplotlib'} & set(sys.modules))""")
     assert done.stdout == '2\n', done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('module', ['augment', 'benchmarks'])
+def test_albumentations_is_kept_from_the_network_whoever_comes_first(module):
+    "By a variable that must be set before albumentations is imported."
+    done = python(f"""
+import os, sys
+class Watch:
+    def find_spec(self, name, *args):
+        if name == 'albumentations': print('imported', os.environ.get('NO_ALBUMENTATIONS_UPDATE'))
+os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)
+sys.meta_path.insert(0, Watch())
+from cifar_resnet.{module} import plain_augmentation
+plain_augmentation((.5,)*3, (.25,)*3)""")
+    assert done.stdout == 'imported 1\n', done.stdout + done.stderr
