@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_device', 'computes', 'pick_precision', 'autocast',
-           'in_float32', 'evaluating', 'not_run', 'home', 'sentence']
+           'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding']
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, warnings
@@ -145,3 +145,88 @@ def sentence(
         return f'{e.filename}: {e.strerror}'
     words = ' '.join(str(e).split())
     return words if isinstance(e, EXPECTED) and words else f'{type(e).__name__}: {words}'.rstrip(': ')
+
+# %% ../nbs/00_core.ipynb #00-043
+def told(value) -> str: # such as 'a NumPy array (4, 32, 32, 3) of uint8'
+    "What a value is, in words for an error message."
+    name = 'NumPy array' if isinstance(value, np.ndarray) else type(value).__name__
+    words = f'{"an" if name[0].lower() in "aeiou" else "a"} {name}'
+    if hasattr(value, 'shape') and hasattr(value, 'dtype'):
+        return f'{words} {tuple(value.shape)} of {str(value.dtype).removeprefix("torch.")}'
+    return repr(value) if isinstance(value, (str, int, float, bool, type(None))) else words
+
+# %% ../nbs/00_core.ipynb #00-044
+def as_labels(
+    labels,       # (N,) of whole numbers of any type, or class names; or one-hot rows (N,C); array, tensor or list
+    classes=None, # names by label, or how many there are; None: not known
+    n:int=None,   # how many there must be
+) -> np.ndarray: # (N,) int64
+    "Labels as class numbers. Raises ValueError for what is no class, and for another number of labels than `n`."
+    found = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    count = classes if classes is None or isinstance(classes, int) else len(classes)
+    if found.ndim == 2: found = _from_rows(found, count)
+    if found.ndim != 1:
+        raise ValueError(f'labels must be (N,), one for each image, or one-hot rows (N,classes), not {told(found)}')
+    if n is not None and len(found) != n:
+        raise ValueError(f'{n:,} images need {n:,} labels, not {len(found):,}')
+    if found.dtype.kind in 'UOS': return _from_names(found, classes)
+    return _whole_classes(found, count)
+
+def _from_rows(rows, count):
+    "Class numbers from one-hot rows."
+    if rows.dtype.kind not in 'biuf' or not ((rows == 0) | (rows == 1)).all() or not (rows.sum(1) == 1).all():
+        raise ValueError(f'labels in rows must be one-hot, a single 1 in each, not {told(rows)}: give class numbers (N,)')
+    if count is not None and rows.shape[1] != count:
+        raise ValueError(f'one-hot labels have {rows.shape[1]} columns for {count} classes: give a column for each')
+    return rows.argmax(1)
+
+def _from_names(names, classes):
+    "Class numbers from the names of the classes."
+    number = {} if classes is None or isinstance(classes, int) else {name: i for i, name in enumerate(classes)}
+    unknown = next((name for name in names if not isinstance(name, str) or name not in number), None)
+    if unknown is not None:
+        which = f'choose from {", ".join(map(str, number))}' if number else 'give class numbers'
+        raise ValueError(f'there is no class {unknown!r}: {which}')
+    return np.array([number[name] for name in names], np.int64)
+
+def _whole_classes(found, count):
+    "Numbers as int64, if all are classes."
+    if found.dtype.kind == 'b' and count != 2:
+        raise ValueError('labels that are true or false are the classes 1 and 0 of two: give class numbers')
+    if found.dtype.kind not in 'biuf' or not np.isfinite(found).all() or (found != np.floor(found)).any():
+        raise ValueError(f'labels must be whole numbers, not {told(found)}{_example(found)}')
+    most = '' if count is None else f' from 0 to {count-1}'
+    if len(found) and (found.min() < 0 or (count is not None and found.max() >= count)):
+        raise ValueError(f'labels must be whole numbers{most}, not {found.min()} to {found.max()}')
+    return found.astype(np.int64)
+
+def _example(found):
+    odd = found[found != np.floor(found)] if found.dtype.kind == 'f' else []
+    return f' such as {odd[0]}' if len(odd) else ''
+
+# %% ../nbs/00_core.ipynb #00-046
+def check_batch(
+    images, # what shall be a tensor (B,C,H,W) of floating point numbers
+):
+    "Raise ValueError unless these are images as a network takes them."
+    need = 'images must be a tensor (B,C,H,W) of floating point numbers, normalised as the model expects'
+    if not isinstance(images, torch.Tensor) or images.dim() != 4 or not len(images):
+        alone = ': give images[None]' if isinstance(images, torch.Tensor) and images.dim() == 3 else ''
+        raise ValueError(f'{need}, at least one, not {told(images)}{alone}')
+    if not images.is_floating_point(): raise ValueError(f'{need}, not {told(images)}')
+
+@contextmanager
+def feeding(
+    images:torch.Tensor, # (B,C,H,W)
+):
+    "Around a model's forward pass: what PyTorch says of images that the model cannot take becomes a ValueError."
+    try: yield
+    except torch.OutOfMemoryError: raise
+    except (RuntimeError, AssertionError, TypeError, IndexError) as e:
+        first = ' '.join(str(e).split())[:200] or type(e).__name__
+        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or first}') from e
+
+def _channels_last(images):
+    "Advice for images (B,H,W,C), or nothing."
+    if images.dim() != 4 or images.shape[1] in (1, 3, 4) or images.shape[3] not in (1, 3, 4): return ''
+    return 'they look like (B,H,W,C), and must be (B,C,H,W): give images.permute(0,3,1,2)'
