@@ -97,7 +97,8 @@ def _choices(model, images):
 # %% ../nbs/10_gradcam.ipynb #10-024
 METHODS = dict(                                                    # gradient (...,C,h,w) -> weights of the activations
     gradcam=lambda grads: grads.mean((-2,-1), keepdim=True),       # (...,C,1,1), one for each channel
-    hirescam=lambda grads: grads)                                  # (...,C,h,w), one for each cell
+    hirescam=lambda grads: grads,                                  # (...,C,h,w), one for each cell
+    layercam=lambda grads: grads.relu())                           # the same, of cells where more would help
 
 def weighted(
     acts:Tensor,  # (B,C,h,w), what a layer returns
@@ -199,7 +200,7 @@ def gradcam(
     images:Tensor,     # (B,C,H,W), normalised as the model expects
     target=None,       # int, (B,) tensor, None: the predicted class, 'all': every class
     layer=None,        # module, dotted name, list of them, or None: the last module to return a map larger than 1×1
-    method:str='gradcam', # a name in `METHODS`: 'gradcam' (Selvaraju et al. 2017), 'hirescam' (Draelos & Carin 2020)
+    method:str='gradcam', # 'gradcam' (Selvaraju et al. 2017), 'hirescam' (Draelos & Carin 2020), 'layercam' (Jiang et al. 2021)
     relu:bool=True,    # False: the signed map, with evidence against the class
 ) -> Tensor: # (B,h,w) on the layer's own grid, not rescaled; (B,C,h,w) for 'all'; a dict by name for several layers
     """Where the evidence for a class lies. Model, gradients, modes and hooks are left as they were.
