@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_
            'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding']
 
 # %% ../nbs/00_core.ipynb #00-003
-import json, operator, os, warnings
+import json, operator, os, re, warnings
 from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
@@ -209,10 +209,10 @@ def check_batch(
     images, # what shall be a tensor (B,C,H,W) of floating point numbers
 ):
     "Raise ValueError unless these are images as a network takes them."
-    need = 'images must be a tensor (B,C,H,W) of floating point numbers, normalised as the model expects'
+    need = 'images must be a tensor (B,C,H,W), with at least one image, of floating point numbers as the model expects'
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or not len(images):
         alone = ': give images[None]' if isinstance(images, torch.Tensor) and images.dim() == 3 else ''
-        raise ValueError(f'{need}, at least one, not {told(images)}{alone}')
+        raise ValueError(f'{need}, not {told(images)}{alone}')
     if not images.is_floating_point(): raise ValueError(f'{need}, not {told(images)}')
 
 @contextmanager
@@ -223,8 +223,9 @@ def feeding(
     try: yield
     except torch.OutOfMemoryError: raise
     except (RuntimeError, AssertionError, TypeError, IndexError) as e:
-        first = ' '.join(str(e).split())[:200] or type(e).__name__
-        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or first}') from e
+        words = ' '.join(str(e).split())[:200]
+        if not re.search('channel|shape|size|dimension|device|type', words): raise            # a fault of the model's own
+        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or words}') from e
 
 def _channels_last(images):
     "Advice for images (B,H,W,C), or nothing."

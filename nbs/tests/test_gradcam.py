@@ -398,7 +398,7 @@ REFUSED = {                       # what: a function that makes the model, the w
     'no such layer': (ours, dict(layer='layer4'), f"no layer called 'layer4': {CHOICES}"),
     'not one of its modules': (ours, dict(layer=nn.ReLU()), f'no layer like the ReLU given: {CHOICES}'),
     'None in a list': (ours, dict(layer=[None]), f'no layer like the NoneType given: {CHOICES}'),
-    'not a map': (ours, dict(layer='head'), rf'head does not return a map \(B,C,h,w\), or .*: {CHOICES}'),
+    'not a map': (ours, dict(layer='head'), rf'head does not return a map \(B,C,h,w\), but \(3, 10\) for 3 images; {CHOICES}'),
     'no map at all': (no_map, {}, 'no layer of this model returns a map'),
     'cut': (Cut, dict(layer='eye'), 'the logits do not depend on layer eye'),
     'aside': (Aside, dict(layer='aside'), 'the logits do not depend on layer aside'),
@@ -438,7 +438,7 @@ def test_more_than_one_call_is_said():
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
             gradcam(made(name)[0], X, 1, layer, relu=False)
-        expected = ["layer 'act' is called more than once: the map is that of its last call"]*(name=='twice')
+        expected = ["layer 'act' is called more than once: the map is that of its last call ('act@0' is its first)"]*(name=='twice')
         assert [str(w.message) for w in said] == expected
 
 
