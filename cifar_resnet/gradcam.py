@@ -106,20 +106,20 @@ def _watched(model, x, alike):
         if axis is None: return
         for tokens in (*inputs, a): _note_constant(trace, tokens, axis, len(x))
         if a.dim() == 4 and a[0].any() and _is_flat(a): trace.flat.add(key)
-    with torch.no_grad(), feeding(x): _each_run(model, x, note)
+    with torch.inference_mode(False), torch.no_grad(), feeding(x): _each_run(model, x, note)
     return trace
 
 def _each_run(model, x, note):
-    "Run a model, and call `note((name, run), inputs, tensor)` whenever a layer has returned a tensor."
+    "What a model returns; `note((name, run), inputs, tensor)` is called whenever a layer has returned a tensor."
     def hook(name, run=-1):
         def count(module, inputs, out):
             nonlocal run
             run += 1
-            if (a := _tensor_of(out)) is not None: note((name, run), inputs, a.detach())
+            if (a := _tensor_of(out)) is not None: note((name, run), inputs, a)
         return count
     handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
     try:
-        with evaluating(model): model(x)
+        with evaluating(model): return model(x)
     finally:
         for h in handles: h.remove()
 
@@ -138,7 +138,7 @@ def _note_constant(trace, tokens, axis, n):
     "Remember which tokens (of the first axis besides that of the images) do not depend on the image."
     if not isinstance(tokens, Tensor) or tokens.dim() != 3 or tokens.shape[axis] != n: return
     tokens = tokens.movedim(axis, 0)                                           # (images,L,C)
-    same = (tokens[0] == tokens[n > 1]).all(1)
+    same = (tokens[0] == tokens[min(1, n-1)]).all(1)
     if not same.all(): trace.constant.setdefault(len(same), same.nonzero()[:,0].tolist())
 
 def _is_flat(a): return bool((a.amax((-2,-1)) == a.amin((-2,-1))).all())
@@ -311,8 +311,7 @@ def _last_map(model, trace, output):
     if not maps:
         raise ValueError('no layer of this model returns a map (B,C,h,w) larger than 1×1 for sure, so there is nothing '
                          'to look at: name a layer, and say by reshape= what its axes mean')
-    late = maps[-12:]                                       # mostly one of these: fewer need less memory
-    found = _listened_to(model, trace, late, output) or _listened_to(model, trace, maps, output)
+    found = _listened_to(model, trace, maps, output)
     name, run = found or maps[-1]
     runs = max(r for n, r in trace.shapes if n == name)
     layer = name if run == runs else f'{name}@{run}'
@@ -320,17 +319,37 @@ def _last_map(model, trace, output):
     return layer
 
 def _listened_to(model, trace, maps, output):
-    "The last of these runs at whose cells the logits have a gradient; None if there is none."
-    x, modules = _noise(trace.images, 1), dict(model.named_modules())
-    with evaluating(model), tapped({f'{name}@{run}': modules[name] for name, run in maps}) as seen:
-        logits = _logits(model(x), output, x)
-    with torch.inference_mode(False), torch.enable_grad():
+    """The last of these runs at whose cells the logits have a gradient; before it, if there is one on the same grid, the
+    last through which everything goes. None if there is none."""
+    outs, x = {}, _noise(trace.images, 1)
+    with torch.inference_mode(False), torch.enable_grad(), feeding(x):
+        returned = _each_run(model, x.requires_grad_(), lambda key, _, out: outs.update({key: out}))
+        logits = _logits(returned, output, x)
         score = (logits.float()*torch.arange(1, logits.shape[1]+1, device=logits.device)).sum()
-        for key in reversed(maps):
-            out = seen.get('{}@{}'.format(*key))
-            if out is None or not out.requires_grad or not score.requires_grad: continue
-            g, = torch.autograd.grad(score, out, retain_graph=True, allow_unused=True)
-            if g is not None and _reading(model, trace, key)(g).any(): return key
+        heard = [key for key in maps if outs[key].requires_grad] if score.requires_grad else []
+        reads = {key: _reading(model, trace, key) for key in heard}
+        if not heard or not (_has_gradient(score, outs[heard[-1]], reads[heard[-1]]) or _has_gradient(score, x)):
+            return None                                                         # a head of zeros, say
+        found = next((key for key in reversed(heard) if _has_gradient(score, outs[key], reads[key])), None)
+        if found is None: return None
+        grid = _map_shape(model, trace, found)[1:]
+        same = [key for key in maps[:maps.index(found) + 1] if _map_shape(model, trace, key)[1:] == grid]
+        return next((key for key in reversed(same) if not _leads_to(score.grad_fn, x, outs[key].grad_fn)), found)
+
+def _has_gradient(score, out, read=lambda a: a):
+    g, = torch.autograd.grad(score, out, retain_graph=True, allow_unused=True)
+    return g is not None and bool(read(g).any())
+
+def _leads_to(node, leaf, closed=None) -> bool:
+    "Whether a way through the graph ends at a leaf, not only at parameters, and does not pass the node `closed`."
+    waiting, known = [node], {closed}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known: continue
+        if getattr(node, 'variable', None) is leaf: return True
+        known.add(node)
+        waiting.extend(n for n, _ in node.next_functions)
+    return False
 
 def _choices(model, trace):
     shapes = [f'{name} {C}×{h}×{w}' for name, (C,h,w) in _maps_of(model, trace).items()]
@@ -561,17 +580,6 @@ def _affine_between(logits, act) -> bool:
     return node is not None and node.variable is act
 
 def _may_mix_images(node, images): return 'View' in node.name() and node._saved_self_sym_sizes[0] != images
-
-def _leads_to(node, act) -> bool:
-    "Whether a way through the graph ends at `act`, not only at parameters."
-    waiting, known = [node], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in known: continue
-        if getattr(node, 'variable', None) is act: return True
-        known.add(node)
-        waiting.extend(n for n, _ in node.next_functions)
-    return False
 
 # %% ../nbs/10_gradcam.ipynb #10-065
 def upsample(
