@@ -406,7 +406,7 @@ def _narrowed(file, note):
     "An open picture turned upright, and in 8 bits a channel."
     if not all(file.size): raise _NotRead('it has no pixels')
     white, inverted = _white(file), _tags(file).get(262) == 0                  # in some TIFFs 0 is white
-    picture = ImageOps.exif_transpose(file)
+    picture = _upright(file, note)
     if picture.mode[0] not in 'IF':
         if white > 255: _check_upper(picture)
         return picture
@@ -416,6 +416,18 @@ def _narrowed(file, note):
     if 'transparency' in picture.info:                                     # the value that stands for "nothing here"
         narrow.putalpha(Image.fromarray(np.asarray(picture) != picture.info['transparency']).convert('L'))
     return narrow
+
+def _upright(file, note):
+    "A decoded picture turned as its EXIF part says."
+    file.load()
+    try:
+        Image.Exif().load(file.info.get('exif', b''))                      # an open file passes over what is damaged
+        return ImageOps.exif_transpose(file)
+    except Exception:                                                      # of many types
+        note('has a damaged EXIF part: it was not turned')
+        picture = file.copy()
+        picture.info.pop('exif', None)
+        return picture
 
 def _check_upper(picture):
     "Raise unless the upper 8 of 16 bits a channel are used."
