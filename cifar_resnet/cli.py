@@ -251,15 +251,15 @@ def _signed(figure, picture):
     Image.open(io.BytesIO(figure)).save(signed, 'PNG', pnginfo=text)
     return signed.getvalue()
 
+def _beginning(file):
+    with open(file, 'rb') as f: return f.read(4096)
+
 def _drawn_from(file):
     "The SHA-256 of the picture that a figure explains; None if it is no figure of ours."
-    if not file.is_file(): return None
-    with open(file, 'rb') as f: found = re.search(rb'tEXt%s\0([0-9a-f]{64})' % _SIGNATURE.encode(), f.read(4096))
+    try: head = _beginning(file) if file.is_file() else b''
+    except OSError: return None
+    found = re.search(rb'tEXt%s\0([0-9a-f]{64})' % _SIGNATURE.encode(), head)
     return found and found[1].decode()
-
-def _is_ours(file):
-    try: return bool(_drawn_from(file))
-    except OSError: return False                      # it is named later, with the reason
 
 # endings of pictures that are not read: in a folder they are named, and not passed over
 _UNREAD = 'heic heif svg psd xcf jxl jp2 ico tga eps exr hdr dng nef cr2 cr3 arw orf rw2 raf pef raw'.split()
@@ -268,7 +268,7 @@ def _figures_of(folder, out) -> list:
     "The pictures of a folder, by their endings, each with its figure's file. Raises ValueError if there is none."
     from cifar_resnet.core import home
     from cifar_resnet.data import FORMATS
-    pictures = [p for p in _pictures(folder) if not _is_ours(p)]
+    pictures = [p for p in _pictures(folder) if not _drawn_from(p)]
     if not pictures: raise ValueError(f'{folder} holds no pictures: give a file, or a folder of {", ".join(FORMATS)}')
     taken = [name.casefold() for p in pictures for name in (p.stem, p.name)]
     out = home(out or f'{folder.resolve().name}-gradcam')

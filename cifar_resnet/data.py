@@ -598,7 +598,8 @@ def read_picture(
     Warns if it is animated, tiny or long, or if its colours or its white are a guess. Raises ValueError or OSError
     with the reason if it is none, is damaged or too large, or if it is not sure what its values mean."""
     file, name = _named(path)
-    note = lambda words: warnings.warn(f'{name} {words}', stacklevel=2)
-    picture = _decode(file, name, note)
-    _note_unseen(picture.size, side, note)
+    notes = []
+    picture = _decode(file, name, notes.append)
+    _note_unseen(picture.size, side, notes.append)
+    for note in notes: warnings.warn(f'{name} {note}', stacklevel=2)
     return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))

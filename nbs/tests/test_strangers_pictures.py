@@ -370,7 +370,7 @@ def test_a_folder_as_it_comes_from_a_telephone(command):
 @rows('names, figures', [
     ('two endings', ['x.png', 'x.jpg'], ['x.jpg-gradcam.png', 'x.png-gradcam.png']),
     ('an ending twice', ['x.png', 'x.jpg', 'x.png.png'], ['x.jpg-gradcam.png', 'x.png-gradcam.png', 'x.png.png-gradcam.png']),
-    ('capitals', ['X.png', 'x.jpg'], ['X.png-gradcam.png', 'x.jpg-gradcam.png']),
+    ('capitals', ['X.png', 'x.jpg', 'Y.png'], ['X.png-gradcam.png', 'Y-gradcam.png', 'x.jpg-gradcam.png']),
     ('an older figure', ['x.png', 'x-gradcam.png'], ['x-gradcam-gradcam.png', 'x-gradcam.png']),
 ])
 def test_each_picture_has_a_figure_of_its_own(command, names, figures):
