@@ -6,7 +6,7 @@
 __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep_main', 'explain_main', 'bench_main', 'app_main']
 
 # %% ../nbs/17_cli.ipynb #17-003
-import json, logging, math, os, re, socket, sys, tempfile, warnings, webbrowser
+import io, json, logging, math, os, re, socket, sys, tempfile, warnings, webbrowser
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import fields
 from importlib import import_module
@@ -196,7 +196,7 @@ def explain_main(argv:list=None) -> int: # exit code
     add('--run', required=True, metavar='DIR', help='the folder of a finished run')
     add('--out', metavar='PATH', help='the figure; default: PICTURE-gradcam.png in this folder. '
                                       'For a folder: the folder of the figures; default: FOLDER-gradcam')
-    add('--top', type=int, default=3, metavar='INT', help='so many classes (default: 3)')
+    add('--top', type=int, metavar='INT', help='so many classes (default: 3)')
     add('--json', action='store_true', help='print everything as JSON: classes, calibrated confidences, logits, maps')
     args = parser.parse_args(argv)
     return _run('cifar_explain', lambda: _explain(args.picture, args.run, args.out, args.top, args.json))
@@ -207,9 +207,6 @@ def _explain(picture, run_folder, out, top, as_json):
     picture = home(picture)
     several = picture.is_dir()
     pairs = _figures_of(picture, out) if several else [(picture, home(out or f'{picture.stem}-gradcam.png'))]
-    for path, figure in pairs:
-        if figure.exists() and (not figure.is_file() or figure.samefile(path)):
-            raise ValueError(f'{figure} is not a place for the figure: choose another --out')
     run = load_run(run_folder)
     if several: pairs[0][1].parent.mkdir(parents=True, exist_ok=True)
     found = [_explain_one(path, figure, run, top, several, as_json) for path, figure in pairs]
@@ -220,32 +217,73 @@ def _explain(picture, run_folder, out, top, as_json):
 def _explain_one(path, out, run, top, several, as_json) -> dict: # what --json says of it
     "Draw and tell what one picture is taken for; of several, one that cannot be read stops nobody."
     from cifar_resnet.core import sentence
-    from cifar_resnet.job import explain
-    from cifar_resnet.plots import png
-    from cifar_resnet.runs import write_atomic
-    try: answer, figure = explain(path, run, top)
+    try: answer = _draw(path, out, run, top)
     except (ValueError, OSError) as e:
         if not several: raise
         print(f'cifar_explain: {sentence(e)}', file=sys.stderr)
         return dict(picture=str(path), error=sentence(e))
-    write_atomic(out, png(figure))
     if not as_json:
         if several: print(path)
         for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
         print(f'where it looked: {out}')
     return dict(picture=str(path), figure=str(out), classes=answer)
 
+def _draw(path, out, run, top) -> list: # the rows of `explain`
+    "Explain one picture into a figure, which never takes the place of anything but an older figure of this picture."
+    from cifar_resnet.fetch import file_hash
+    from cifar_resnet.job import explain
+    from cifar_resnet.plots import png
+    from cifar_resnet.runs import write_atomic
+    picture = file_hash(path) if path.is_file() else None
+    if out.exists() and not (picture and _drawn_from(out) == picture):
+        raise ValueError(f'{out} is there already and is no figure of {path}: move it, or choose another --out')
+    answer, figure = explain(path, run, top)
+    write_atomic(out, _signed(png(figure), picture))
+    return answer
+
+_SIGNATURE = 'cifar_explain'                           # the text of a figure that holds its picture's SHA-256
+
+def _signed(figure, picture):
+    "A PNG that says which picture it explains."
+    from PIL import Image, PngImagePlugin
+    text, signed = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text(_SIGNATURE, picture)
+    Image.open(io.BytesIO(figure)).save(signed, 'PNG', pnginfo=text)
+    return signed.getvalue()
+
+def _beginning(file):
+    with open(file, 'rb') as f: return f.read(4096)
+
+def _drawn_from(file):
+    "The SHA-256 of the picture that a figure explains; None if it is no figure of ours."
+    try: head = _beginning(file) if file.is_file() else b''
+    except OSError: return None
+    found = re.search(rb'tEXt%s\0([0-9a-f]{64})' % _SIGNATURE.encode(), head)
+    return found and found[1].decode()
+
+# endings of pictures that are not read: in a folder they are named, and not passed over
+_UNREAD = 'heic heif svg psd xcf jxl jp2 ico tga eps exr hdr dng nef cr2 cr3 arw orf rw2 raf pef raw'.split()
+
 def _figures_of(folder, out) -> list:
-    "The pictures of a folder, by their endings, each with the file for its figure. Raises ValueError if there is none."
-    from PIL import Image
+    "The pictures of a folder, by their endings, each with its figure's file. Raises ValueError if there is none."
     from cifar_resnet.core import home
     from cifar_resnet.data import FORMATS
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    pictures = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in endings)
+    pictures = [p for p in _pictures(folder) if not _drawn_from(p)]
     if not pictures: raise ValueError(f'{folder} holds no pictures: give a file, or a folder of {", ".join(FORMATS)}')
-    stems = [p.stem for p in pictures]
+    taken = [name.casefold() for p in pictures for name in (p.stem, p.name)]
     out = home(out or f'{folder.resolve().name}-gradcam')
-    return [(p, out/f'{p.stem if stems.count(p.stem)==1 else p.name}-gradcam.png') for p in pictures]
+    return [(p, out/f'{p.stem if taken.count(p.stem.casefold()) == 1 else p.name}-gradcam.png') for p in pictures]
+
+def _pictures(folder):
+    "What looks like a picture in a folder, hidden files left out; says what folders are in it."
+    from PIL import Image
+    from cifar_resnet.data import FORMATS
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    endings |= {f'.{ending}' for ending in _UNREAD}
+    seen = sorted(p for p in folder.iterdir() if not p.name.startswith('.'))
+    if deeper := [p.name for p in seen if p.is_dir()]:
+        warnings.warn(f'{folder} holds folders, which are not looked into: {", ".join(deeper)}')
+    return [p for p in seen if p.suffix.lower() in endings and not p.is_dir()]
 
 # %% ../nbs/17_cli.ipynb #17-029b
 def bench_main(argv:list=None) -> int: # exit code

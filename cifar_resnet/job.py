@@ -9,7 +9,7 @@ __all__ = ['FIGURES', 'PUBLISHED', 'LONG', 'run_folder', 'first_difference', 'ch
            'release', 'explain']
 
 # %% ../nbs/12_job.ipynb #12-003
-import hashlib, io, math, shutil, statistics, sys, time, warnings
+import hashlib, io, math, operator, shutil, statistics, sys, time, warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import home, pick_device
+from .core import home, pick_device, told
 from .data import DATASETS, Images, held_out, load_data, read_picture
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
@@ -468,16 +468,17 @@ def release(
 
 # %% ../nbs/12_job.ipynb #12-073
 def explain(
-    path:str|Path, # a picture of any size
-    run:Run,
-    top:int=3,     # classes
+    path:str|Path, # a picture of any size: whatever `read_picture` takes
+    run:Run,       # or its folder
+    top:int=None,  # classes; None: 3, or all if there are fewer
 ) -> tuple[list[dict],plots.Figure]: # rows, the surest class first, and the figure
     """The surest classes for a picture, with a Grad-CAM map for each. A row: class, confidence (calibrated), logit,
     evidence (the map's sum), positive (its highest value is), map (h,w) as lists. Raises ValueError if it is not a
     picture, or for more classes than there are."""
+    if isinstance(run, (str, Path)): run = load_run(run)
+    if not isinstance(run, Run): raise ValueError(f'run must be a finished run or its folder, not {told(run)}')
     m, side = run.metrics, 192
-    if not 1 <= top <= len(m['classes']):
-        raise ValueError(f'this network can name 1 to {len(m["classes"])} classes, not {top}')
+    top = _how_many(top, len(m['classes']))
     small = read_picture(path)                                              # (32,32,3)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                                     # said above, if there was anything to say
@@ -491,6 +492,15 @@ def explain(
               for c, p, each in zip(best.tolist(), conf, maps)]
     return answer, _explained(large, small, answer, maps)
 
+def _how_many(top, classes):
+    "The number of classes to show, of as many as there are."
+    if top is None: return min(3, classes)
+    try: number = operator.index(top)
+    except TypeError: number = 0
+    if isinstance(top, bool) or not 1 <= number <= classes:
+        raise ValueError(f'this network can name 1 to {classes} classes, not {told(top)}')
+    return number
+
 def _explained(large, small, answer, maps):
     "The picture, what the network got, and a map for each class."
     pixels = np.asarray(Image.fromarray(small).resize(large.shape[:2], Image.Resampling.NEAREST))
@@ -498,4 +508,4 @@ def _explained(large, small, answer, maps):
     titles = map(title, answer)
     heat = overlay(large[None].repeat(len(maps), 0), maps, scale='shared')
     return plots.picture_grid([large, pixels, *heat], ['picture', 'as the network sees it', *titles],
-                              cols=len(maps)+2, size=1.5)
+                              cols=min(len(maps) + 2, 12), size=1.5)

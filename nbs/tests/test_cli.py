@@ -202,7 +202,7 @@ def pictures_of_every_kind(folder):
     wide = Image.fromarray((np.indices((90, 160)).sum(0)[...,None]*[1,.5,.2]).astype(np.uint8))
     folder.mkdir()
     for mode in ('RGB', 'L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'):
-        picture = Image.fromarray(np.arange(90*160, dtype=np.uint16).reshape(90, 160)) if mode == 'I;16' else wide.convert(mode)
+        picture = Image.fromarray(np.arange(0, 4*90*160, 4, dtype=np.uint16).reshape(90, 160)) if mode == 'I;16' else wide.convert(mode)
         picture.save(folder/f'{mode.replace(";", "")}.{"jpg" if mode == "CMYK" else "png"}')
     exif = Image.Exif(); exif[0x0112] = 6
     wide.rotate(90, expand=True).save(folder/'turned.jpg', exif=exif, quality=95)
