@@ -186,7 +186,7 @@ def _from_names(names, classes):
     unknown = next((name for name in names if not isinstance(name, str) or name not in number), None)
     if unknown is not None:
         which = f'choose from {", ".join(map(str, number))}' if number else 'give class numbers'
-        raise ValueError(f'there is no class {unknown!r}: {which}')
+        raise ValueError(f'there is no class {str(unknown)!r}: {which}')
     return np.array([number[name] for name in names], np.int64)
 
 def _whole_classes(found, count):

@@ -212,12 +212,14 @@ def _reading_of_tokens(model, trace, key, axis, rest):
         grid = _grid(n, trace)
         if not grid or (grows and grows != {tokens}): continue
         if grows and trace.grown[key][tokens] - len(left_out) != 4*n: continue       # not a grid, but a row
-        if not grows and grid not in _grids(trace): continue
+        if grid not in _grids(trace) and (not grows or _another_grid(n, trace)): continue
         found.append((tokens, channels, left_out, grid))
     if len(found) > 1: found = [f for f in found if shape[f[1]] in trace.widths and shape[f[0]] not in trace.widths]
     if len(found) != 1: return None
     (tokens, channels, left_out, grid), = found
     return _from_tokens((axis, tokens, channels), shape[tokens], left_out, grid)
+
+def _another_grid(n, trace): return any(len(s) == 4 and s[2]*s[3] == n for s in trace.shapes.values())
 
 def _permuted(*order): return lambda a: a.permute(order)
 
@@ -267,7 +269,8 @@ def _watchable(model):
         raise ValueError(_NO_LAYERS.format('exported program') if exported else
                          f'the model must be a torch.nn.Module, not {told(model)}{how}')
     if isinstance(model, torch.jit.ScriptModule): raise ValueError(_NO_LAYERS.format('TorchScript module'))
-    if isinstance(model, torch.fx.GraphModule) and not any(n.op == 'call_module' for n in model.graph.nodes):
+    if isinstance(model, torch.fx.GraphModule) and all(
+            n.op != 'call_module' or n.target == '_guards_fn' for n in model.graph.nodes):
         raise ValueError(_NO_LAYERS.format('exported program'))
     return model
 
@@ -313,8 +316,7 @@ def _last_map(model, trace, output):
                          'to look at: name a layer, and say by reshape= what its axes mean')
     found = _listened_to(model, trace, maps, output)
     name, run = found or maps[-1]
-    runs = max(r for n, r in trace.shapes if n == name)
-    layer = name if run == runs else f'{name}@{run}'
+    layer = f'{name}@{run}' if (name, 1) in trace.shapes else name
     if found and known: trace.last[output] = layer
     return layer
 
@@ -396,7 +398,7 @@ def _logits(returned, output, images):
     found = _chosen(returned, output)
     B, shape = len(images), tuple(getattr(found, 'shape', ()))
     if isinstance(found, Tensor) and found.is_floating_point():
-        if shape in ((B,), (B,1)): return _two_sided(found.reshape(B, 1))
+        if shape in ((B,), (B,1)): return _two_sided(found.reshape(B, 1) - .5*_is_probability(found))
         if found.dim() == 2 and len(found) == B: return found
     raise ValueError(f'the model must give logits (B,C), one row an image, not {_described(found)}: '
                      'output= says which part of it they are, or how they are made')
@@ -421,8 +423,14 @@ def _described(returned):
 
 def _two_sided(logit):
     "One logit (B,1) as two, (B,2): against and for."
-    logit = logit - .5*(getattr(logit.grad_fn, 'name', str)().startswith('Sigmoid'))
     return torch.cat([-logit, logit], 1)
+
+def _is_probability(found) -> bool:
+    "Whether a sigmoid made these numbers, by the graph; views of them may lie between."
+    node = found.grad_fn
+    while node is not None and node.name().startswith(('View', 'Reshape', 'Squeeze', 'Select', 'Unsqueeze', 'ToCopy')):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith('Sigmoid')
 
 # %% ../nbs/10_gradcam.ipynb #10-026
 def _maps_by_class(logits, seen, read, targets, method):
@@ -587,35 +595,81 @@ def upsample(
     size:tuple=(32,32),
     centres:tuple=None, # pixel rows (h,), columns (w,) of the cells, as of `receptive_centres`; None: like tiles
 ) -> Tensor: # (B,*size) or (B,C,*size)
-    "Maps enlarged to the pictures' size, bilinear. Raises ValueError for centres that do not fit."
+    "Maps enlarged to the pictures' size, bilinear. Raises ValueError for what are no maps, and for centres that do not fit."
+    maps = _as_maps(maps)
+    if not isinstance(size, (tuple, list, torch.Size)) or len(size) != 2 or not all(n >= 1 for n in size):
+        raise ValueError(f'size must be (rows, columns) in pixels, not {told(size)}')
     h, w = maps.shape[-2:]
     if centres is None: centres = [(np.arange(cells) + .5)*pixels/cells - .5 for cells, pixels in zip((h, w), size)]
     if tuple(map(len, centres)) != (h, w) or not all((np.diff(c) > 0).all() for c in centres):
         raise ValueError(f'centres must be {h} rows and {w} columns in increasing order, one for each cell')
     down, across = (_stretch(c, n).to(maps.device) for c, n in zip(centres, size))
-    return down @ maps.float() @ across.T
+    return down @ maps @ across.T
+
+def _as_maps(maps) -> Tensor:
+    "Maps as a float32 tensor without a graph. Raises ValueError for anything else than (B,h,w) or (B,C,h,w)."
+    if isinstance(maps, dict):
+        raise ValueError(f'these are maps of several layers: choose one of {", ".join(map(repr, maps))}')
+    found = torch.from_numpy(maps) if isinstance(maps, np.ndarray) and maps.dtype.kind in 'fiu' else maps
+    if not isinstance(found, Tensor) or found.dim() not in (3, 4) or not found.numel():
+        raise ValueError(f'maps must be a tensor (B,h,w), as from gradcam, not {told(maps)}')
+    return found.detach().float()
 
 def _stretch(centres, n) -> Tensor: # (n, cells)
     "Weights of linear interpolation from cells at increasing pixel positions to the pixels 0 to n-1."
     one_each = np.eye(len(centres))
     return torch.from_numpy(np.stack([np.interp(np.arange(n), centres, cell) for cell in one_each], 1)).float()
 
+# %% ../nbs/10_gradcam.ipynb #10-065c
+def _pictures(images, n) -> np.ndarray: # (n,H,W,3) uint8
+    "Pictures as bytes in RGB. Raises ValueError where it is not sure how they are meant."
+    a = _as_array(images)
+    if a.ndim == 3: a = a[None] if n == 1 and (a.shape[0] in (3, 4) or a.shape[2] in (1, 3, 4)) else a[...,None]
+    if a.ndim != 4 or len(a) != n or not a.size:
+        raise ValueError(f'an overlay needs a picture for each of {n} maps: (B,H,W,3) uint8, say, not {told(images)}')
+    first, last = a.shape[1] in (1, 3, 4), a.shape[3] in (1, 3, 4)
+    if first == last:
+        which = 'either of two axes may be the channels of' if first else 'no axis has the 1, 3 or 4 channels of'
+        raise ValueError(f'{which} {told(images)}: give pictures (B,H,W,3) uint8')
+    return _in_rgb(_as_bytes(a.transpose(0,2,3,1) if first else a))
+
+def _as_array(images):
+    if isinstance(images, Tensor): return images.detach().cpu().numpy()
+    try: return np.asarray(images)
+    except ValueError: raise ValueError('pictures of different sizes have no common overlay: give them one by one') from None
+
+def _as_bytes(a):
+    "Numbers from 0 to 1, or bytes, as bytes."
+    if a.dtype == np.uint8: return a
+    if a.dtype.kind != 'f': raise ValueError(f'pictures must be uint8, or floats from 0 to 1, not {a.dtype}')
+    if not (a.min() >= 0 and a.max() <= 1):
+        raise ValueError(f'float pictures must be from 0 to 1, and these are from {a.min():.3g} to {a.max():.3g}: '
+                         'take the normalisation off (`denormalise`), or give uint8')
+    return np.uint8(a*255 + .5)
+
+def _in_rgb(a):
+    "Grey three times; what is transparent on white."
+    if a.shape[3] < 4: return a.repeat(3, 3) if a.shape[3] == 1 else a
+    alpha = a[...,3:]/255
+    return np.uint8(a[...,:3]*alpha + 255*(1 - alpha) + .5)
+
 # %% ../nbs/10_gradcam.ipynb #10-065a
 FOR, AGAINST = np.array([213, 94, 0])/255, np.array([0, 114, 178])/255       # orange, blue
 
 def overlay(
-    images,          # (B,H,W,3) uint8
+    images,          # (B,H,W,3) uint8; or 1 or 4 channels, (B,C,H,W), floats from 0 to 1, a tensor: where that is sure
     maps:Tensor,     # (B,h,w), of any size
     scale='image',   # full colour at: 'image' each map's own maximum, 'shared' the largest of all, or (B,) numbers
     opacity:float=.75,
     signed:bool=False, # False: only what is positive is shown, in `inferno`; True: orange for, blue against
 ) -> np.ndarray: # (B,H,W,3) uint8
-    "Pictures in grey with their maps in colour on top."
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(maps):
-        raise ValueError('an overlay needs pictures (B,H,W,3) uint8 and a map for each, '
-                         f'not {images.dtype} {images.shape} and {len(maps)} maps')
-    maps = upsample(maps.detach().float().cpu(), images.shape[1:3]).numpy()                  # (B,H,W)
+    """Pictures in grey with their maps in colour on top; none for a map with a number that is not finite.
+    Raises ValueError for pictures that are not for sure what `images` says, and unless there is a map for each."""
+    maps = _as_maps(maps)
+    if maps.dim() != 3: raise ValueError(f'an overlay needs maps (B,h,w), one for each picture, not {told(maps)}')
+    images = _pictures(images, len(maps))
+    sound = maps.isfinite().all((1,2), keepdim=True).cpu()
+    maps = upsample(maps.cpu().where(sound, 0), images.shape[1:3]).numpy()                   # (B,H,W)
     heat = abs(maps) if signed else maps.clip(0)
     heat = np.clip(heat/_full_colour(heat, scale), 0, 1)
     colour = np.where(maps[...,None] > 0, FOR, AGAINST) if signed else _inferno(heat)
@@ -628,7 +682,11 @@ def _full_colour(heat, scale):
     if isinstance(scale, str):
         if scale not in ('image', 'shared'): raise ValueError(f'there is no scale {scale!r}: choose image or shared')
         scale = heat.max((1,2)) if scale == 'image' else np.full(len(heat), heat.max())
-    return np.maximum(np.asarray(scale, dtype=float).reshape(-1,1,1), 1e-12)
+    try: scale = np.asarray([] if scale is None else scale, dtype=float).reshape(-1)
+    except (TypeError, ValueError): scale = np.empty(0)
+    if len(scale) not in (1, len(heat)):
+        raise ValueError(f'scale must be image, shared, or a number for each of {len(heat)} maps')
+    return np.maximum(np.nan_to_num(scale, nan=0, posinf=0).reshape(-1,1,1), 1e-12)
 
 def _inferno(heat):
     from matplotlib import colormaps                          # only who draws waits for matplotlib

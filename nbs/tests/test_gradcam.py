@@ -479,8 +479,8 @@ BLACK = np.zeros((3,32,32,3), np.uint8)
     (lambda m: upsample(torch.ones(1,2,2), centres=([0, float('nan')], [0, 1])), 'increasing'),
     (lambda m: upsample(torch.ones(1,4,4), centres=([0,8,8,24], [1,9,17,25])), 'increasing'),
     (lambda m: upsample(torch.ones(1,4,4), centres=([0,8,16], [1,9,17,25])), '4 rows and 4 columns'),
-    (lambda m: overlay(BLACK/1., torch.ones(3,4,4)), 'uint8'),
-    (lambda m: overlay(BLACK, torch.ones(1,4,4)), '1 maps'),
+    (lambda m: overlay(BLACK - 1., torch.ones(3,4,4)), 'from 0 to 1'),
+    (lambda m: overlay(BLACK, torch.ones(1,4,4)), 'each of 1 maps'),
     (lambda m: overlay(BLACK, torch.ones(3,4,4), scale='mine'), "no scale 'mine': choose image or shared")])
 def test_the_others_refuse(call, said):
     with pytest.raises(ValueError, match=said): call(made('layer')[0])
