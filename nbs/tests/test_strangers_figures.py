@@ -1,0 +1,194 @@
+"""What strangers bring to the figures, the tests of maps and the explorers: it is drawn as what it is, or refused in one sentence.
+
+A row of a table of refusals is (name, what is done, what the sentence must say).
+"""
+import re, warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_resnet.plots import (as_pictures, class_bars, confusion, contrasts, curves, lr_drops, mistakes, picture_grid, png,
+                                reliability, table)
+
+NAN, INF = float('nan'), float('inf')
+PICTURES = np.random.default_rng(0).integers(0, 256, (3,32,32,3)).astype(np.uint8)
+GREY = PICTURES[...,0]
+NAMES = ['a'*40, '$x_1$ and $y^2$', '<b>bold</b> & __init__']                    # long; a formula; HTML and Markdown
+HISTORY = [dict(epoch=e, lr=1e-3 if e < 3 else 1e-4, train_loss=2/e, train_accuracy=.5, valid_loss=1.8/e, valid_accuracy=.6) for e in range(1, 5)]
+ACCURACIES = [{'class': name, 'accuracy': a, 'low': a - .02, 'high': a + .015} for name, a in zip(NAMES, (.9, .5, .7))]
+BINS = np.stack([np.arange(10), np.linspace(.05, .95, 10), np.linspace(.1, .9, 10)], 1)
+
+
+def refusals(*table): return pytest.mark.parametrize('action, said', [pytest.param(action, said, id=name) for name, action, said in table])
+
+def refused(action, said):
+    "One line that says `said`, and no words of NumPy, PyTorch or matplotlib."
+    with pytest.raises(ValueError) as e: action()
+    assert said in str(e.value) and len(str(e.value).splitlines()) == 1, str(e.value)
+
+
+# 1. pictures
+
+def texts(fig): return [t.get_text() for t in fig.texts]
+def drawn(fig): return [ax.images[0].get_array() for ax in fig.axes]
+
+NCHW = torch.from_numpy(PICTURES).permute(0,3,1,2)
+
+@pytest.mark.parametrize('given, expected', [
+    pytest.param(PICTURES, PICTURES, id='array'),
+    pytest.param([*PICTURES], PICTURES, id='list'),
+    pytest.param(torch.from_numpy(PICTURES), PICTURES, id='tensor'),
+    pytest.param(NCHW, PICTURES, id='channels first'),
+    pytest.param([*NCHW], PICTURES, id='list of tensors'),
+    pytest.param(NCHW/255, PICTURES, id='floats from 0 to 1'),
+    pytest.param((PICTURES/255).astype(np.float64), PICTURES, id='float64'),
+    pytest.param(PICTURES.astype(np.int64), PICTURES, id='int64'),
+    pytest.param((NCHW/255).requires_grad_(), PICTURES, id='with a gradient'),
+    pytest.param([Image.fromarray(p) for p in PICTURES], PICTURES, id='PIL'),
+    pytest.param([Image.fromarray(p) for p in GREY], GREY[...,None].repeat(3, 3), id='PIL, grey'),
+    pytest.param(GREY, GREY[...,None].repeat(3, 3), id='grey'),
+    pytest.param(GREY[:,None], GREY[...,None].repeat(3, 3), id='grey, channels first'),
+    pytest.param(GREY > 99, 255*np.uint8(GREY > 99)[...,None].repeat(3, 3), id='masks'),
+    pytest.param(np.concatenate([PICTURES, np.full((3,32,32,1), 255, np.uint8)], 3), PICTURES, id='RGBA'),
+    pytest.param([PICTURES[0], PICTURES[1,:16]], [PICTURES[0], PICTURES[1,:16]], id='of two sizes')])
+def test_pictures_of_every_kind(given, expected):
+    found = as_pictures(given)
+    assert len(found) == len(expected) and all(np.array_equal(a, b) and a.dtype == np.uint8 for a, b in zip(found, expected))
+    assert all(np.array_equal(a, b) for a, b in zip(drawn(picture_grid(given)), expected))
+
+@refusals(
+    ('one picture', lambda: picture_grid(PICTURES[0]), 'give one in a list'),
+    ('one PIL picture', lambda: picture_grid(Image.fromarray(PICTURES[0])), 'give one in a list'),
+    ('a path', lambda: picture_grid('x.png'), "not 'x.png'"),
+    ('paths', lambda: picture_grid(['x.png']), "a picture must be an array (H,W,3)"),
+    ('a dict', lambda: picture_grid({'a': PICTURES}), 'not a dict'),
+    ('normalised', lambda: picture_grid(NCHW/255*4 - 2), 'must have values from 0 to 1, not -2 to 2'),
+    ('floats of bytes', lambda: picture_grid(PICTURES.astype(float)), 'must have values from 0 to 1, not 0 to 255'),
+    ('too large', lambda: picture_grid(PICTURES.astype(int)*2), 'must have values from 0 to 255'),
+    ('NaN', lambda: picture_grid([np.full((4,4,3), NAN)]), 'must have values from 0 to 1, not nan'),
+    ('features', lambda: picture_grid(np.zeros((2,64,8,8))), 'a picture must be an array (H,W,3)'),
+    ('titles of others', lambda: picture_grid(PICTURES, ['a', 'b']), '3 titles are needed, one for each, not 2'),
+    ('one title', lambda: picture_grid(PICTURES, 'abc'), "titles must be a list of 3 texts, not 'abc'"),
+    ('predictions of others', lambda: picture_grid(PICTURES, NAMES, NAMES[:1]), '3 preds are needed'),
+    ('names of others', lambda: mistakes(PICTURES, NAMES[:2], NAMES, [.5]*3), '3 true classes are needed'),
+    ('confidences of others', lambda: mistakes(PICTURES, NAMES, NAMES, [.5]), '3 confidences are needed'),
+    ('confidences in words', lambda: mistakes(PICTURES, NAMES, NAMES, ['high']*3), 'confidences must be 3 numbers, not a list'),
+    ('margins of others', lambda: contrasts(PICTURES, [PICTURES]*3, NAMES, NAMES, NAMES, [1], [1]*3), '3 margins are needed'),
+    ('percent', lambda: mistakes(PICTURES, NAMES, NAMES, [51, 93, 40]), 'confidences must be from 0 to 1, not 51'),
+    ('two maps', lambda: contrasts(PICTURES, [PICTURES]*2, NAMES, NAMES, NAMES, [1]*3, [1]*3), '3 images need three maps each'),
+    ('maps of others', lambda: contrasts(PICTURES, [PICTURES[:2]]*3, NAMES, NAMES, NAMES, [1]*3, [1]*3), '3 images need three maps each'),
+    ('no figure', lambda: png(PICTURES), 'a figure of matplotlib is needed, not a NumPy array'))
+def test_pictures_refused(action, said): refused(action, said)
+
+
+# 2. names: of 40 letters, with $, _ and <b>, for 2 and for 100 classes
+
+def boxes(fig, texts):
+    "Where texts lie, in pixels; drawing must warn of nothing."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        png(fig)
+    return [t.get_window_extent() for t in texts if t.get_text()]
+
+def apart(boxes): return not any(a.x0 < b.x1 - 1 and b.x0 < a.x1 - 1 and a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1 for i, a in enumerate(boxes) for b in boxes[:i])
+
+def contrasted(names, margin=1.): return contrasts(PICTURES, [PICTURES]*3, names, names, names, torch.full((3,), margin), torch.full((3,), margin))
+
+@pytest.mark.parametrize('draw', [
+    lambda names: picture_grid(PICTURES, names), lambda names: picture_grid(PICTURES, names, names),
+    lambda names: mistakes(PICTURES, names, names, [.5, .6, .7]), contrasted], ids=['titles', 'two lines', 'mistakes', 'contrasts'])
+@pytest.mark.parametrize('names', [NAMES, ['W'*40]*3, ['a\nb', '\t', ''], np.array(NAMES), torch.tensor([3, 7, 9]), ['x'*9999]*3],
+                         ids=['odd', 'wide', 'lines', 'array', 'numbers', 'endless'])
+def test_titles_do_not_collide(draw, names):
+    fig = draw(names)
+    assert apart(boxes(fig, fig.texts)) and not any(t.get_parse_math() for t in fig.texts)
+
+def test_names_are_written_as_they_are():
+    assert texts(picture_grid(PICTURES, ['$x$ and $y$', '<b>', '_a_'])) == ['$x$ and $y$', '<b>', '_a_']
+    assert texts(picture_grid(PICTURES, torch.tensor([3, 7, 9]))) == ['3', '7', '9']
+    called = [t for t in texts(mistakes(PICTURES, NAMES, NAMES, [.5, .6, .7])) if t.startswith('called')]
+    assert [t[-3:] for t in called] == ['50%', '60%', '70%'] and '…' in called[0]           # the middle goes, not the confidence
+
+def named(n): return [f'{i} {NAMES[i % 3]}' for i in range(n)]
+
+@pytest.mark.parametrize('n, counts, names', [(2, True, 2), (10, True, 10), (20, True, 20), (100, False, 50), (400, False, 50)])
+def test_confusion_of_so_many_classes(n, counts, names):
+    fig = confusion(torch.randint(1, 1000, (n,n), generator=torch.Generator().manual_seed(0)), named(n))
+    ax = fig.axes[0]
+    labels = [*ax.get_xticklabels(), *ax.get_yticklabels()]
+    assert apart(boxes(fig, ax.texts)) and len(ax.texts) == (n*n if counts else 0)
+    assert apart(boxes(fig, ax.get_yticklabels())) and .4*names <= len(ax.get_yticklabels()) <= names
+    assert not any(t.get_parse_math() for t in labels) and labels[0].get_text().startswith('0 aaa')
+    assert ax.get_window_extent().width > .5*fig.bbox.width                              # names leave room for the matrix
+    for i, t in zip(ax.get_yticks(), ax.get_yticklabels()): assert t.get_text().startswith(f'{i} ')   # each at its own class
+
+@pytest.mark.parametrize('n', [2, 100])
+def test_class_bars_of_so_many_classes(n):
+    fig = class_bars([{'class': name, 'accuracy': .9 - i/200, 'low': .3, 'high': .95} for i, name in enumerate(named(n))])
+    ax = fig.axes[0]
+    assert apart(boxes(fig, [*ax.get_yticklabels(), *ax.texts])) and not any(t.get_parse_math() for t in ax.get_yticklabels())
+    assert ax.get_window_extent().width > .5*fig.bbox.width
+
+@pytest.mark.parametrize('text, cell', [
+    ('<b>x</b>', '&lt;b>x&lt;/b>'), ('$a$', r'\$a\$'), ('a|b', r'a\|b'), ('a\nb', 'a b'), ('`a<b|$c$`', r'`a<b\|$c$`'), ('[run](x.json)', '[run](x.json)')])
+def test_texts_in_tables(text, cell): assert table([{text: text}]).data.splitlines() == [f'| {cell} |', '| --- |', f'| {cell} |']
+
+
+# 3. numbers: NaN, infinity, texts, other types
+
+@pytest.mark.parametrize('bad', [NAN, INF, None, ''])
+def test_a_missing_number_leaves_the_others(bad):
+    ax = curves([HISTORY[0], {**HISTORY[1], 'valid_loss': bad}, *HISTORY[2:]], best=1).axes[0]
+    found = [line.get_ydata() for line in ax.lines if line.get_label() == 'held out'][0]
+    assert np.isfinite(found).tolist() == [True, False, True, True] and np.isfinite(ax.get_ylim()).all()
+
+def test_rows_as_a_file_has_them():
+    read = [{k: str(v) for k, v in row.items()} for row in HISTORY]
+    frame = SimpleNamespace(to_dict=lambda kind: read)
+    for rows in (read, frame):
+        assert lr_drops(rows) == lr_drops(HISTORY) == [3]
+        for a, b in zip(curves(rows).axes, curves(HISTORY).axes):
+            for x, y in zip(a.lines, b.lines, strict=True): assert np.array_equal(x.get_xydata(), y.get_xydata())
+
+def test_a_class_that_was_not_measured_comes_last():
+    rows = [{'class': 'none', 'accuracy': NAN, 'low': None, 'high': None}, *ACCURACIES]
+    ax = class_bars(rows).axes[0]
+    assert [t.get_text() for t in ax.texts] == ['50.0%', '70.0%', '90.0%', '–'] and ax.get_yticklabels()[-1].get_text() == 'none'
+
+def test_numbers_that_are_none_are_dashes():
+    assert 'called cat, –' in texts(mistakes(PICTURES[:1], ['dog'], ['cat'], [NAN]))
+    assert 'margin – = places –, biases –' in texts(contrasted(NAMES, INF))
+    assert reliability((NAN, BINS), (.1, BINS)).axes[0].get_title().endswith('ECE –')
+
+def test_matrices_of_every_kind():
+    counts = [[90, 0], [12, 7]]
+    expected = [t.get_text() for t in confusion(np.array(counts), ['a', 'b']).axes[0].texts]
+    for given in (counts, torch.tensor(counts), np.array(counts, float)):
+        assert [t.get_text() for t in confusion(given, ('a', 'b')).axes[0].texts] == expected
+    for bins in (torch.from_numpy(BINS), BINS.tolist()): assert np.array_equal(reliability((.1, bins), (.1, bins)).axes[0].lines[1].get_xydata(), BINS[1:,1:])
+
+@refusals(
+    ('no history', lambda: curves('history.csv'), "rows must be a list of dicts, not 'history.csv'"),
+    ('columns', lambda: curves({'epoch': [1], 'lr': [1]}), 'rows must be a list of dicts, not a dict'),
+    ('no rate', lambda: curves([dict(epoch=1)]), 'each row needs epoch, lr'),
+    ('a word', lambda: curves([{**HISTORY[0], 'valid_loss': 'low'}]), 'valid_loss must be a number in each row'),
+    ('another epoch', lambda: curves(HISTORY, best=9), 'best is epoch 9, which the history of 4 epochs does not have'),
+    ('shares', lambda: confusion(np.full((2,2), .5), ['a', 'b']), 'whole numbers from 0 on, not shares'),
+    ('NaN counts', lambda: confusion(np.full((2,2), NAN), ['a', 'b']), 'whole numbers from 0 on'),
+    ('infinite counts', lambda: confusion(np.full((2,2), INF), ['a', 'b']), 'whole numbers from 0 on'),
+    ('a row of counts', lambda: confusion(np.ones(3, int), ['a']), 'a confusion matrix must be (C,C)'),
+    ('logits', lambda: confusion(np.ones((5,3)), ['a', 'b', 'c']), 'a confusion matrix must be (C,C)'),
+    ('a path', lambda: confusion('x.npy', ['a']), "counts, not 'x.npy'"),
+    ('too few names', lambda: confusion(np.eye(3), ['a', 'b']), '3 class names are needed, one for each, not 2'),
+    ('names in one', lambda: confusion(np.eye(3), 'abc'), "class names must be a list of 3 texts, not 'abc'"),
+    ('accuracies in percent', lambda: class_bars([{**ACCURACIES[0], 'accuracy': 91}]), 'accuracies must be from 0 to 1, not 91'),
+    ('accuracies alone', lambda: class_bars([.5, .6]), 'rows must be a list of dicts'),
+    ('an error alone', lambda: reliability(.1, .2), 'a diagram needs a pair'),
+    ('bins of two columns', lambda: reliability((.1, BINS[:,:2]), (.1, BINS)), 'a table of bins must be (bins,3)'),
+    ('no rows', lambda: table([]), 'at least one row'),
+    ('rows of two kinds', lambda: table([dict(a=1), dict(b=1)]), 'rows of a table have the same keys, not a and b'))
+def test_numbers_refused(action, said): refused(action, said)
