@@ -74,7 +74,8 @@ def _no_picture(found):
 
 def _as_picture(image):
     found = _plain(image)
-    if not isinstance(found, np.ndarray) or found.ndim not in (2, 3) or found.dtype.kind not in 'biuf': _no_picture(image)
+    if not isinstance(found, np.ndarray) or found.ndim not in (2, 3) or found.dtype.kind not in 'biuf':
+        _no_picture(image)
     if found.ndim == 2: found = found[...,None]                                      # grey
     if found.shape[2] not in (1, 3, 4) and found.shape[0] in (1, 3): found = np.moveaxis(found, 0, 2)
     if found.shape[2] not in (1, 3, 4) or not found.size: _no_picture(image)
@@ -130,7 +131,8 @@ def picture_grid(
 ) -> Figure:
     "Pictures side by side, `cols` in a row, each under its title."
     images = as_pictures(images)
-    titles, preds = (t if t is None else _texts(t, len(images), what) for t, what in ((titles, 'titles'), (preds, 'preds')))
+    titles = titles if titles is None else _texts(titles, len(images), 'titles')
+    preds = preds if preds is None else _texts(preds, len(images), 'preds')
     rows, lines = max(1, -(-len(images)//cols)), (titles is not None) + (preds is not None)
     head, tile = .32*bool(heading), size + .17*lines
     width, height = cols*size, rows*tile + head
@@ -185,13 +187,13 @@ def curves(
     drops:bool=True,    # mark the drops of the learning rate; False: it falls all the time
 ) -> Figure:
     "Loss and accuracy on training and held-out images by epoch."
-    history = _rows(history, 'epoch', 'lr', *(f'{part}_{what}' for part in ('train', 'valid') for what in ('loss', 'accuracy')))
+    history = _rows(history, 'epoch', 'lr', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy')
     fig, [axes] = axes_grid(8, 3, 1, 2)
-    kept = best and _row_of(best, history)
+    kept = best and _rows_of(best, history)[:1]
     for ax, what in zip(axes, ('loss', 'accuracy')):
         _curve(ax, history, f'train_{what}', '--', BLUE, 'training (augmented)')
         _curve(ax, history, f'valid_{what}', '-', ORANGE, 'held out')
-        if kept: ax.plot(best, _column([kept], f'valid_{what}'), 'o', mfc='none', color=ORANGE, label=f'kept: epoch {best}')
+        if kept: ax.plot(best, _column(kept, f'valid_{what}'), 'o', mfc='none', color=ORANGE, label=f'kept: epoch {best}')
         for i, epoch in enumerate(lr_drops(history) if drops else []):
             ax.axvline(epoch-.5, color=GREY, ls=':', lw=1, label='learning rate drops' if i==0 else None)
         ax.set(xlabel='epoch', title=what)
@@ -201,10 +203,10 @@ def curves(
     axes[1].legend(fontsize=8, frameon=False)
     return fig
 
-def _row_of(epoch, history):
-    epochs = _column(history, 'epoch')
-    if epoch not in epochs: raise ValueError(f'best is epoch {epoch}, which the history of {len(epochs)} epochs does not have')
-    return history[epochs.index(epoch)]
+def _rows_of(epoch, history):
+    found = [row for row, e in zip(history, _column(history, 'epoch')) if e == epoch]
+    if not found: raise ValueError(f'best is epoch {epoch}, which the history of {len(history)} epochs does not have')
+    return found
 
 def _curve(ax, history, column, style, colour, label):
     "One column of the history by epoch; up to two epochs are marked by points, since they hardly make a line."
@@ -259,9 +261,9 @@ def contrasts(
     images, *maps = map(as_pictures, (images, *maps))
     if [*map(len, maps)] != [len(images)]*3:
         raise ValueError(f'{len(images)} images need three maps each, not {" and ".join(str(len(m)) for m in maps)}')
-    margin, evidence = (_numbers(v, len(images), what) for v, what in ((margin, 'margins'), (evidence, 'sums of evidence')))
     n, size, head, line = len(images), .92, .3, .17        # inches: a picture, the heading, a line of text
-    true, pred, instead = (_texts(t, n, what) for t, what in ((true, 'true classes'), (pred, 'titles'), (instead, 'titles')))
+    true, pred, instead = (_texts(t, n, 'titles') for t in (true, pred, instead))
+    margin, evidence = (_numbers(v, n, 'margins and sums of evidence') for v in (margin, evidence))
     cols = max(1, min(cols, n)); rows = max(1, -(-n//cols))
     wide, tall = 4*size + .25, size + 2*line + .06
     width, height = cols*wide, rows*tall + head
@@ -314,7 +316,7 @@ def _as_counts(matrix):
     return found.astype(np.int64)
 
 def _counts(ax, matrix, dark, cell):
-    "Write the counts that are not 0 into their cells of so many inches: white where the cell is dark, bold on the diagonal."
+    "Write the counts that are not 0 into their cells of so many inches: white on dark, bold on the diagonal."
     widest = max(_inches(f'{c:,}', 8) for c in (matrix.max(), matrix.diagonal().max()))*1.1     # bold
     size = 8*min(1, cell/widest)
     if size < 5: return
@@ -368,7 +370,8 @@ def reliability(
 def _bins(pair):
     "A calibration error and its table, as an array."
     try: ece, bins = pair
-    except (TypeError, ValueError): raise ValueError(f'a diagram needs a pair, ECE and table (bins,3), not {told(pair)}') from None
+    except (TypeError, ValueError):
+        raise ValueError(f'a diagram needs a pair, ECE and table (bins,3), not {told(pair)}') from None
     found = np.asarray(_plain(bins))
     if found.ndim != 2 or found.shape[1] != 3 or found.dtype.kind not in 'iuf':
         raise ValueError(f'a table of bins must be (bins,3): images, mean confidence, accuracy, not {told(bins)}')
@@ -389,18 +392,18 @@ def _reliability(ax, strip, name, ece, bins, colour):
 
 # %% ../nbs/01_plots.ipynb #01-040
 def table(
-    rows:list[dict], # each with the same keys, which become the header; a text may hold Markdown, but no HTML or formula
+    rows:list[dict], # each with the same keys, which become the header; texts may hold Markdown, but no HTML
 ) -> Markdown:
     "Rows as a Markdown table, as notebooks and GitHub show it; floats with four significant digits."
     rows = _rows(rows)
     if not rows: raise ValueError('a table needs at least one row')
     if other := next((row for row in rows if list(row) != list(rows[0])), None):
-        raise ValueError(f'rows of a table have the same keys, not {", ".join(map(str, rows[0]))} and {", ".join(map(str, other))}')
+        raise ValueError(f'rows of a table have the same keys, not {[*rows[0]]} and {[*other]}')
     lines = [[_cell(key) for key in rows[0]], ['---']*len(rows[0]), *([_cell(v) for v in row.values()] for row in rows)]
     return Markdown('\n'.join(f'| {" | ".join(line)} |' for line in lines))
 
 def _cell(value):
-    "A value in a table: in a text what Markdown would take for a column, HTML or a formula is escaped, but not in `code`."
+    "A value in a table. What Markdown would take for a column, HTML or a formula is escaped, but not in `code`."
     if isinstance(value, float): return f'{value:.4g}'
     if type(value) is int: return f'{value:,}'
     parts = re.split('(`[^`]*`)', ' '.join(str(value).split()).replace('|', r'\|'))

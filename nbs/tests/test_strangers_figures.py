@@ -77,7 +77,7 @@ def test_pictures_of_every_kind(given, expected):
     ('names of others', lambda: mistakes(PICTURES, NAMES[:2], NAMES, [.5]*3), '3 true classes are needed'),
     ('confidences of others', lambda: mistakes(PICTURES, NAMES, NAMES, [.5]), '3 confidences are needed'),
     ('confidences in words', lambda: mistakes(PICTURES, NAMES, NAMES, ['high']*3), 'confidences must be 3 numbers, not a list'),
-    ('margins of others', lambda: contrasts(PICTURES, [PICTURES]*3, NAMES, NAMES, NAMES, [1], [1]*3), '3 margins are needed'),
+    ('margins of others', lambda: contrasts(PICTURES, [PICTURES]*3, NAMES, NAMES, NAMES, [1], [1]*3), '3 margins and sums of evidence are needed'),
     ('percent', lambda: mistakes(PICTURES, NAMES, NAMES, [51, 93, 40]), 'confidences must be from 0 to 1, not 51'),
     ('two maps', lambda: contrasts(PICTURES, [PICTURES]*2, NAMES, NAMES, NAMES, [1]*3, [1]*3), '3 images need three maps each'),
     ('maps of others', lambda: contrasts(PICTURES, [PICTURES[:2]]*3, NAMES, NAMES, NAMES, [1]*3, [1]*3), '3 images need three maps each'),
@@ -190,5 +190,5 @@ def test_matrices_of_every_kind():
     ('an error alone', lambda: reliability(.1, .2), 'a diagram needs a pair'),
     ('bins of two columns', lambda: reliability((.1, BINS[:,:2]), (.1, BINS)), 'a table of bins must be (bins,3)'),
     ('no rows', lambda: table([]), 'at least one row'),
-    ('rows of two kinds', lambda: table([dict(a=1), dict(b=1)]), 'rows of a table have the same keys, not a and b'))
+    ('rows of two kinds', lambda: table([dict(a=1), dict(b=1)]), "rows of a table have the same keys, not ['a'] and ['b']"))
 def test_numbers_refused(action, said): refused(action, said)
