@@ -190,10 +190,11 @@ def curves(
     history = _rows(history, 'epoch', 'lr', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy')
     fig, [axes] = axes_grid(8, 3, 1, 2)
     kept = best and _rows_of(best, history)[:1]
+    ring = dict(mfc='none', color=ORANGE, label=f'kept: epoch {best}')
     for ax, what in zip(axes, ('loss', 'accuracy')):
         _curve(ax, history, f'train_{what}', '--', BLUE, 'training (augmented)')
         _curve(ax, history, f'valid_{what}', '-', ORANGE, 'held out')
-        if kept: ax.plot(best, _column(kept, f'valid_{what}'), 'o', mfc='none', color=ORANGE, label=f'kept: epoch {best}')
+        if kept: ax.plot(best, _column(kept, f'valid_{what}'), 'o', **ring)
         for i, epoch in enumerate(lr_drops(history) if drops else []):
             ax.axvline(epoch-.5, color=GREY, ls=':', lw=1, label='learning rate drops' if i==0 else None)
         ax.set(xlabel='epoch', title=what)
@@ -399,7 +400,8 @@ def table(
     if not rows: raise ValueError('a table needs at least one row')
     if other := next((row for row in rows if list(row) != list(rows[0])), None):
         raise ValueError(f'rows of a table have the same keys, not {[*rows[0]]} and {[*other]}')
-    lines = [[_cell(key) for key in rows[0]], ['---']*len(rows[0]), *([_cell(v) for v in row.values()] for row in rows)]
+    cells = lambda values: [_cell(v) for v in values]
+    lines = [cells(rows[0]), ['---']*len(rows[0]), *(cells(row.values()) for row in rows)]
     return Markdown('\n'.join(f'| {" | ".join(line)} |' for line in lines))
 
 def _cell(value):

@@ -11,6 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cifar_resnet.core import seeded
+from cifar_resnet.faithful import (cascade, centroid, erasing, held_norms, hide_patches, influence, iou, localisation, mass_accuracy,
+                                   occlusion, pointing, rank_accuracy, rank_correlation, references)
+from cifar_resnet.gradcam import gradcam
+from cifar_resnet.model import resnet18
 from cifar_resnet.plots import (as_pictures, class_bars, confusion, contrasts, curves, lr_drops, mistakes, picture_grid, png,
                                 reliability, table)
 
@@ -21,6 +26,8 @@ NAMES = ['a'*40, '$x_1$ and $y^2$', '<b>bold</b> & __init__']                   
 HISTORY = [dict(epoch=e, lr=1e-3 if e < 3 else 1e-4, train_loss=2/e, train_accuracy=.5, valid_loss=1.8/e, valid_accuracy=.6) for e in range(1, 5)]
 ACCURACIES = [{'class': name, 'accuracy': a, 'low': a - .02, 'high': a + .015} for name, a in zip(NAMES, (.9, .5, .7))]
 BINS = np.stack([np.arange(10), np.linspace(.05, .95, 10), np.linspace(.1, .9, 10)], 1)
+X, Y = torch.randn(3,3,32,32, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
+with seeded('test_strangers_figures'): NET = resnet18(width=8).eval()
 
 
 def refusals(*table): return pytest.mark.parametrize('action, said', [pytest.param(action, said, id=name) for name, action, said in table])
@@ -192,3 +199,96 @@ def test_matrices_of_every_kind():
     ('no rows', lambda: table([]), 'at least one row'),
     ('rows of two kinds', lambda: table([dict(a=1), dict(b=1)]), "rows of a table have the same keys, not ['a'] and ['b']"))
 def test_numbers_refused(action, said): refused(action, said)
+
+
+# 4. maps and masks
+
+MASK = torch.zeros(3,32,32, dtype=torch.bool); MASK[:,4:14,6:20] = True
+HEAT = torch.rand(3,32,32, generator=torch.Generator().manual_seed(0)) + .5*MASK
+MEASURES = dict(pointing=pointing, mass=mass_accuracy, rank=rank_accuracy, iou=iou)
+
+@pytest.mark.parametrize('measure', MEASURES)
+@pytest.mark.parametrize('heat, mask', [
+    pytest.param(HEAT.numpy(), MASK.numpy(), id='arrays'),
+    pytest.param(HEAT.tolist(), MASK.tolist(), id='lists'),
+    pytest.param([*HEAT], [*MASK], id='lists of tensors'),
+    pytest.param(HEAT[:,None], MASK[:,None], id='with a channel'),
+    pytest.param(HEAT.clone().requires_grad_(), MASK, id='with a gradient'),
+    pytest.param(HEAT, MASK.float(), id='masks of 1 and 0'),
+    pytest.param(HEAT, 255*MASK.byte(), id='masks of 255 and 0'),
+    pytest.param(HEAT, MASK[:1], id='one mask for all')])
+def test_maps_of_every_kind(measure, heat, mask):
+    found = MEASURES[measure](heat, mask)
+    assert torch.equal(found, MEASURES[measure](HEAT, MASK)) and not found.requires_grad
+
+def test_maps_of_whole_numbers():
+    assert mass_accuracy(MASK.long(), MASK).tolist() == [1, 1, 1] and centroid(MASK).tolist() == [[8.5, 12.5]]*3
+
+@pytest.mark.parametrize('bad', [NAN, INF, -INF])
+def test_a_map_that_is_not_finite_has_no_score_and_spoils_none(bad):
+    heat = HEAT.clone(); heat[1,5,5] = bad
+    scores = {**MEASURES, 'centroid': lambda heat, mask: centroid(heat)[:,0], 'correlation': lambda heat, mask: torch.from_numpy(rank_correlation(heat, HEAT.flip(1)))}
+    for measure in scores.values():
+        with pytest.warns(UserWarning, match='a map with NaN or infinity gets the score NaN: 1 of 3') as said: found = measure(heat, MASK)
+        assert len(said) == 1 and found.isnan().tolist() == [False, True, False] and torch.equal(found[::2], measure(HEAT, MASK)[::2])
+    with pytest.warns(UserWarning, match='1 of 3') as said: found = localisation(heat, MASK)
+    assert len(said) == 1 and all(v.isnan().tolist() == [False, True, False] for v in found.values())
+    with pytest.warns(UserWarning, match='1 of 3') as said: curves = erasing(NET, X, Y, heat, steps=2)
+    assert len(said) == 1 and curves.isnan().all(1).tolist() == [False, True, False] and torch.equal(curves[::2], erasing(NET, X, Y, HEAT, steps=2)[::2])
+
+def test_targets_and_references_of_every_kind():
+    for target in (Y.tolist(), Y.numpy(), Y.int(), np.eye(10)[Y]): assert torch.equal(occlusion(NET, X, target), occlusion(NET, X, Y))
+    assert torch.equal(occlusion(NET, X, 2), occlusion(NET, X, torch.full((3,), 2)))
+    expected = references(PICTURES, MASK, (8,8))
+    for images, mask, grid in ((NCHW/255, MASK.numpy(), [8,8]), ([*PICTURES], 255*MASK.byte(), 8)):
+        for name, heat in references(images, mask, grid).items(): assert torch.allclose(heat, expected[name].to(heat)), name
+    assert [part for part, _ in cascade(NET, 'head')] == ['head']
+
+@refusals(
+    ('masks by name', lambda: pointing(HEAT, dict(object=MASK, filled=MASK)), 'not a dict: choose of object, filled'),
+    ('maps by layer', lambda: mass_accuracy({'stages.1': HEAT}, MASK), 'not a dict: choose of stages.1'),
+    ('small maps', lambda: pointing(HEAT[:,::4,::4], MASK), 'maps (3, 8, 8) and masks (3, 32, 32) do not fit: enlarge the maps by upsample(maps, (32, 32))'),
+    ('masks of others', lambda: iou(HEAT, MASK[:2]), 'maps (3, 32, 32) and masks (2, 32, 32) do not fit'),
+    ('all classes', lambda: rank_accuracy(HEAT[:,None].expand(-1, 10, -1, -1), MASK), 'maps must be (N,H,W), not a Tensor (3, 10, 32, 32) of float32: choose one for each picture'),
+    ('one map', lambda: centroid(HEAT[0]), 'maps must be (N,H,W), not a Tensor (32, 32) of float32: give one as [None]'),
+    ('a path', lambda: pointing('map.npy', MASK), "maps must be an array of real numbers, not 'map.npy'"),
+    ('ragged', lambda: pointing([[1], [1, 2]], MASK), 'maps must be an array of real numbers, not a list'),
+    ('complex', lambda: pointing(HEAT + 1j, MASK), 'real numbers'),
+    ('soft masks', lambda: localisation(HEAT, HEAT), 'masks must be true and false, or 1 and 0'),
+    ('other cells', lambda: rank_correlation(HEAT, HEAT[:,::2]), 'must have as many cells, not (3, 32, 32) and (3, 16, 32)'),
+    ('other pictures', lambda: rank_correlation(HEAT, HEAT[:2]), 'must have as many cells'),
+    ('pictures for masks', lambda: references(PICTURES, PICTURES, (8,8)), 'masks must be (N,H,W), not a NumPy array (3, 32, 32, 3) of uint8'),
+    ('small masks', lambda: references(PICTURES, MASK[:,::4], (8,8)), 'images (3, 32, 32) and masks (3, 8, 32) do not fit'),
+    ('pictures of two sizes', lambda: references([PICTURES[0], PICTURES[0,:9]], MASK[:2], (8,8)), 'all of one size'),
+    ('a grid of three', lambda: references(PICTURES, MASK, (3,8,8)), 'a grid is rows and columns'),
+    ('small maps to hide by', lambda: erasing(NET, X, Y, HEAT[:,::4,::4]), 'maps (3, 8, 8) and images (3, 32, 32) do not fit: enlarge the maps'),
+    ('no steps', lambda: next(hide_patches(X, HEAT, steps=0)), 'steps and patch must be at least 1'),
+    ('channels last', lambda: occlusion(NET, X.permute(0,2,3,1), Y, cells=1), 'give images.permute(0,3,1,2)'),
+    ('pixels', lambda: occlusion(NET, torch.from_numpy(PICTURES), Y), 'of floating point numbers'),
+    ('arrays', lambda: erasing(NET, X.numpy(), Y, HEAT), 'images must be a tensor (B,C,H,W)'),
+    ('one image', lambda: influence(NET, X[0]), 'give images[None]'),
+    ('another channel', lambda: influence(NET, X[:,:1]), 'the model does not take'),
+    ('held for arrays', lambda: held_norms(NET, X.numpy()).__enter__(), 'images must be a tensor (B,C,H,W)'),
+    ('a class too many', lambda: occlusion(NET, X, [1, 2, 10]), 'labels must be whole numbers from 0 to 9, not 1 to 10'),
+    ('no features', lambda: influence(torch.nn.Linear(2, 2), X), 'a model with a method features is needed, not a Linear'),
+    ('weights alone', lambda: next(cascade(NET.state_dict(), ['head'])), 'a model must be a torch.nn.Module'),
+    ('another part', lambda: next(cascade(NET, ['fc'])), "the model has no part 'fc': choose of stem, stages, head"))
+def test_maps_refused(action, said): refused(action, said)
+
+
+# 5. LayerCAM
+
+@pytest.mark.parametrize('layer', ['stages.1.1', 'stages.3.1'])
+def test_it_is_torchcams(layer):
+    torchcam = pytest.importorskip('torchcam.methods', reason='torchcam is not installed: pip install --no-deps torchcam')
+    warnings.filterwarnings('ignore', 'at layer')                                       # before a norm, as it says
+    with torchcam.LayerCAM(NET, layer) as extractor:
+        for i, c in enumerate(Y.tolist()):
+            expected = extractor(c, NET(X[i:i+1]), normalized=False)[0]
+            assert expected.max() > 0
+            found = gradcam(NET, X[i:i+1], c, layer, 'layercam')
+            torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6*expected.max().item())
+
+def test_its_sum_is_no_logit():
+    maps, logits = gradcam(NET, X, 'all', method='layercam', relu=False), NET(X).detach()
+    assert (maps >= 0).all() and (maps.sum((2,3)) > logits - NET.head.bias.detach() + .01).all()
