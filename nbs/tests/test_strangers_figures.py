@@ -2,7 +2,7 @@
 
 A row of a table of refusals is (name, what is done, what the sentence must say).
 """
-import re, warnings
+import io, warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,12 +12,17 @@ import torch
 from PIL import Image
 
 from cifar_resnet.core import seeded
+from cifar_resnet.data import Images
+from cifar_resnet.evaluate import predict
+from cifar_resnet.explore import (augmentation_explorer, augmentation_picture, bars, cell_images, cell_picture, explain_picture,
+                                  gradcam_explorer, label, maps_picture, mistake_explorer, subject, tile)
 from cifar_resnet.faithful import (cascade, centroid, erasing, held_norms, hide_patches, influence, iou, localisation, mass_accuracy,
                                    occlusion, pointing, rank_accuracy, rank_correlation, references)
-from cifar_resnet.gradcam import gradcam
-from cifar_resnet.model import resnet18
+from cifar_resnet.gradcam import METHODS, gradcam
+from cifar_resnet.model import WEIGHTS, load_weights, resnet18
 from cifar_resnet.plots import (as_pictures, class_bars, confusion, contrasts, curves, lr_drops, mistakes, picture_grid, png,
                                 reliability, table)
+from cifar_resnet.stepper import layer_norms, training_stepper
 
 NAN, INF = float('nan'), float('inf')
 PICTURES = np.random.default_rng(0).integers(0, 256, (3,32,32,3)).astype(np.uint8)
@@ -292,3 +297,106 @@ def test_it_is_torchcams(layer):
 def test_its_sum_is_no_logit():
     maps, logits = gradcam(NET, X, 'all', method='layercam', relu=False), NET(X).detach()
     assert (maps >= 0).all() and (maps.sum((2,3)) > logits - NET.head.bias.detach() + .01).all()
+
+
+# 6. the explorers: pictures, classes, names, numbers
+
+SMALL = subject(n=60)
+FACTS = explain_picture(SMALL, SMALL.data.images[0])
+
+def same(a, b): return np.array_equal(np.asarray(a), np.asarray(b))
+
+def test_explorers_take_pictures_and_classes_of_every_kind():
+    picture, classes = SMALL.data.images[0], SMALL.data.classes
+    chw = torch.from_numpy(picture).permute(2,0,1)
+    for given in (chw, chw/255, Image.fromarray(picture), picture.astype(int)):
+        assert torch.equal(explain_picture(SMALL, given).maps, FACTS.maps)
+        assert same(tile(given), tile(picture)) and same(maps_picture(given, FACTS, classes), maps_picture(picture, FACTS, classes))
+        assert same(augmentation_picture([given]*2, 1)[0], augmentation_picture(np.stack([picture]*2), 1)[0])
+    for c in (classes[3], torch.tensor(3), np.int64(3), 3.): assert explain_picture(SMALL, picture, c, classes[5]).target == 3
+    assert all(same(a, b) for a, b in zip(cell_images(SMALL, classes[1], classes[1]), cell_images(SMALL, 1, 1)))
+
+def test_a_map_that_is_not_finite_does_not_set_the_scale():
+    "One cell that is NaN or infinite is drawn as 0; all others as if it were 0."
+    picture, classes = SMALL.data.images[0], SMALL.data.classes
+    for bad in (NAN, INF, -INF):
+        for how in (dict(shared=True), dict(shared=False, signed=True), dict(cells=True)):
+            drawn = []
+            for value in (bad, 0):
+                maps, blocks = FACTS.maps.clone(), {name: m.clone() for name, m in FACTS.blocks.items()}
+                for m in (maps[0], blocks['stem']): m[0,0] = value
+                maps[1,0,0] = 0                                                          # the difference is not finite there, either
+                drawn.append(maps_picture(picture, SimpleNamespace(**{**vars(FACTS), 'maps': maps, 'blocks': blocks}), classes, **how))
+            assert same(*drawn)
+
+def test_an_answer_that_is_no_number():
+    with torch.no_grad(): (broken := load_weights(WEIGHTS/'shapes10.safetensors')).head.weight[2] = NAN
+    s = replace(SMALL, model=broken)
+    page = gradcam_explorer(s, 0)
+    page.put(target=2, against=3)
+    assert 'cells that are no finite numbers are drawn as 0' in page.message.value and len(page.picture.value) > 1000
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('layer', ['stages.1.1', 'stages.3.1'])
+def test_every_method_in_the_explorer(method, layer):
+    page = gradcam_explorer(SMALL, 0)
+    before = page.picture.value
+    page.put(method=method, layer=layer)
+    assert 'font-weight:bold' not in page.message.value and (page.picture.value == before) == (method == 'gradcam' and layer == 'stages.3.1')
+    assert ('The logit of' in page.message.value) == (method != 'layercam') == ('The maps of layercam need not add up to a logit' not in page.message.value)
+
+def of_classes(n):
+    "The small network's pictures, with a head of n classes and odd names."
+    with seeded('of_classes', n): model = resnet18(width=8, strides=(1,1,2,2), num_classes=n).eval()
+    data = Images(SMALL.data.images, np.arange(60) % n, tuple(named(n)))
+    x = SMALL.input(data.images)
+    return replace(SMALL, model=model, data=data, logits=predict(model, x) + 30*torch.nn.functional.one_hot(torch.from_numpy((data.labels + (np.arange(60) % 3 == 0)) % n), n))
+
+@pytest.mark.parametrize('n', [2, 12, 13, 100])
+def test_explorers_of_so_many_classes(n):
+    s = of_classes(n)
+    pages = [gradcam_explorer(s, 0), mistake_explorer(s), augmentation_explorer(s)]
+    pages[0].put(target=1, against=0)
+    assert not any('font-weight:bold' in page.message.value for page in pages) and all(len(page.picture.value) > 1000 for page in pages)
+    matrix = pages[1].matrix
+    if n <= 12: matrix.buttons[1,1].click()
+    else:
+        assert len(matrix.options) == (pages[1].counts > 0).sum() and matrix.options[0][1][0] != matrix.options[0][1][1]
+        matrix.value = (1, 1)
+    assert pages[1].controls['cell'].value == (1, 1) and 'of the class 1 $x_1$ and $y^2$, called 1 $x_1$' in pages[1].message.value
+    width, height = Image.open(io.BytesIO(pages[1].picture.value)).size
+    assert width < 700 and height < 900
+
+@pytest.mark.parametrize('words', ['W'*40, '$x$', '<b>', '\n\t', 'x'*9999, ''])
+def test_labels_keep_their_place(words):
+    assert label(words, 100).size == (100, 19) and bars([words]*2, [1, NAN], ['red']*2).size == (680, 40)
+
+def test_the_stepper_takes_a_dict(tmp_path):
+    page = training_stepper(dict(dataset='shapes10', width=8, limit=64, epochs=1), tmp_path/'run')
+    try: assert page.stepper.recipe.limit == 64 and page.stepper.recipe.width == 8
+    finally: page.stepper.close()
+
+@refusals(
+    ('a path for a picture', lambda: explain_picture(SMALL, 'x.png'), 'a picture must be an array (H,W,3)'),
+    ('a normalised picture', lambda: explain_picture(SMALL, SMALL.input(SMALL.data.images[:1])[0]), 'must have values from 0 to 1'),
+    ('two pictures', lambda: explain_picture(SMALL, SMALL.data.images[:2]), 'a picture must be an array (H,W,3)'),
+    ('another class', lambda: explain_picture(SMALL, SMALL.data.images[0], 10), 'from 0 to 9, not 10'),
+    ('another name', lambda: explain_picture(SMALL, SMALL.data.images[0], 'cat'), 'choose from disc, ring, square'),
+    ('half a class', lambda: explain_picture(SMALL, SMALL.data.images[0], 0, 1.5), 'labels must be whole numbers'),
+    ('names of others', lambda: maps_picture(SMALL.data.images[0], FACTS, ('a', 'b')), '10 classes need as many names, not 2'),
+    ('shares of others', lambda: bars(['a', 'b'], [.5], ['red']), '2 names need as many shares and colours'),
+    ('a cell that is not there', lambda: cell_images(SMALL, 0, 10), 'from 0 to 9'),
+    ('an image that is not there', lambda: gradcam_explorer(SMALL, 60), 'there is no image 60: choose one from 0 to 59'),
+    ('an image by name', lambda: gradcam_explorer(SMALL, '3'), "there is no image '3'"),
+    ('half an image', lambda: gradcam_explorer(SMALL, 1.5), 'there is no image 1.5'),
+    ('nothing chosen', lambda: cell_picture(SMALL, np.array([], int), np.array([]), 0, FACTS), 'there is no image 0'),
+    ('nothing to augment', lambda: augmentation_picture(SMALL.data.images, 60), 'there is no image 60'),
+    ('logits of others', lambda: replace(SMALL, logits=SMALL.logits[:5]), 'logits must be a tensor (60, 10), a row an image'),
+    ('logits of an array', lambda: replace(SMALL, logits=SMALL.logits.numpy()), 'logits must be a tensor (60, 10), a row an image, not a NumPy array'),
+    ('a model alone', lambda: mistake_explorer(NET), 'a run must be its folder, what load_run gives, or a Subject, not a ResNet'),
+    ('pictures alone', lambda: gradcam_explorer(SMALL.data.images), 'a run must be its folder'),
+    ('no images', lambda: subject(n=0), 'at least one image is needed'),
+    ('a recipe in words', lambda: training_stepper('strict'), "a recipe must be a Recipe, or a dict of its fields, not 'strict'"),
+    ('another field', lambda: training_stepper(dict(widht=8)), "a recipe has no field 'widht'"),
+    ('weights alone', lambda: layer_norms(NET.state_dict()), 'a model must be a torch.nn.Module, not an OrderedDict'))
+def test_explorers_refuse(action, said): refused(action, said)
