@@ -77,6 +77,7 @@ def _of_maps(measure):
         found = measure(heat.where(finite[:,None,None], 0), *masks)
         known = lambda v: v.where(finite.view(-1, *[1]*(v.dim()-1)), torch.nan)
         return {k: known(v) for k, v in found.items()} if isinstance(found, dict) else known(found)
+    measured.__doc__ += ' NaN, with a warning, for a map that is not finite.'
     return measured
 
 # %% ../nbs/11_faithful.ipynb #11-022
@@ -142,7 +143,7 @@ def localisation(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
 ) -> dict: # name -> (N,) values: pointing, mass, rank, iou, and down and right, the centroid's bias in pixels
-    "All five questions; NaN, with a warning, for a map that is not finite. ValueError for masks that do not fit."
+    "All five questions. Raises ValueError, like each of them, for masks that do not fit."
     down, right = (centroid(heat) - centroid(mask.float())).unbind(1)
     shares = dict(pointing=pointing, mass=mass_accuracy, rank=rank_accuracy, iou=iou)
     return {**{name: f(heat, mask) for name, f in shares.items()}, 'down': down, 'right': right}
@@ -274,7 +275,7 @@ def erasing(
 def _score(model, images, target, probability=False):
     "Logit, or probability, of a target class (N,)."
     with feeding(images): logits = predict(model, images)
-    labels = as_labels([target]*len(images) if isinstance(target, int) else target, logits.shape[1], len(images))
+    labels = as_labels([target]*len(images) if np.ndim(target) == 0 else target, logits.shape[1], len(images))
     return (logits.softmax(1) if probability else logits).gather(1, torch.from_numpy(labels)[:,None])[:,0]
 
 # %% ../nbs/11_faithful.ipynb #11-065

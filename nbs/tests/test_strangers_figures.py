@@ -239,11 +239,12 @@ def test_a_map_that_is_not_finite_has_no_score_and_spoils_none(bad):
     with pytest.warns(UserWarning, match='1 of 3') as said: found = localisation(heat, MASK)
     assert len(said) == 1 and all(v.isnan().tolist() == [False, True, False] for v in found.values())
     with pytest.warns(UserWarning, match='1 of 3') as said: curves = erasing(NET, X, Y, heat, steps=2)
+    assert all('NaN, with a warning' in f.__doc__ for f in (*MEASURES.values(), centroid, localisation))
     assert len(said) == 1 and curves.isnan().all(1).tolist() == [False, True, False] and torch.equal(curves[::2], erasing(NET, X, Y, HEAT, steps=2)[::2])
 
 def test_targets_and_references_of_every_kind():
     for target in (Y.tolist(), Y.numpy(), Y.int(), np.eye(10)[Y]): assert torch.equal(occlusion(NET, X, target), occlusion(NET, X, Y))
-    assert torch.equal(occlusion(NET, X, 2), occlusion(NET, X, torch.full((3,), 2)))
+    for target in (2, np.int64(2), torch.tensor(2)): assert torch.equal(occlusion(NET, X, target), occlusion(NET, X, torch.full((3,), 2)))
     expected = references(PICTURES, MASK, (8,8))
     for images, mask, grid in ((NCHW/255, MASK.numpy(), [8,8]), ([*PICTURES], 255*MASK.byte(), 8)):
         for name, heat in references(images, mask, grid).items(): assert torch.allclose(heat, expected[name].to(heat)), name
