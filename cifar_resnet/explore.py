@@ -6,8 +6,8 @@
 __all__ = ['INK', 'CARD', 'PREDICTED', 'TRUE', 'OTHER', 'BLOCKS', 'PAGE', 'Subject', 'subject', 'as_subject', 'label', 'beside',
            'below', 'tile', 'card', 'still', 'bars', 'of_width', 'slider', 'choice', 'toggle', 'button', 'message_html',
            'picture_and_message', 'control_row', 'Explorer', 'explain_picture', 'maps_picture', 'MapsExplorer',
-           'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture', 'ConfusionButtons', 'MistakesExplorer',
-           'mistake_explorer', 'augmentation_picture', 'augmentation_explorer']
+           'gradcam_explorer', 'cell_images', 'doubts', 'cell_picture', 'ConfusionButtons', 'ConfusionList',
+           'MistakesExplorer', 'mistake_explorer', 'augmentation_picture', 'augmentation_explorer']
 
 # %% ../nbs/14_explore.ipynb #14-003
 import io, warnings
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
 from itertools import count
+from operator import index as as_index
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,21 +29,21 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, denormalise, draws, normalise
-from .core import rng, sentence
+from .core import as_labels, rng, sentence, told
 from .data import (DATASETS, FOLDER, Images, cifar10, data_folder, held_out, load_data, read_picture,
                                shapes10, test_notes)
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
 from .gradcam import METHODS, gradcam, map_layers, overlay
 from .job import stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
-from .plots import BLUE, GREEN, GREY, ORANGE
+from .plots import BLUE, GREEN, GREY, ORANGE, as_pictures
 from .runs import Run
 from .train import load_run
 
 # %% ../nbs/14_explore.ipynb #14-008
 @dataclass(frozen=True)
 class Subject:
-    "A trained network and images that it never learnt from."
+    "A trained network and images that it never learnt from. Raises ValueError for logits of other images."
     name:str           # what it is, in a few words, shown above the explorers
     model:nn.Module
     data:Images
@@ -52,9 +53,14 @@ class Subject:
     temperature:float  # divides logits, so that confidences can be taken at their word
     notes:dict = field(default_factory=dict) # of `test_notes`
 
-    def input(self, pictures): # (B,H,W,3) uint8 -> (B,3,H,W)
+    def __post_init__(self):
+        need = len(self.data), len(self.data.classes)
+        if not isinstance(self.logits, Tensor) or self.logits.shape != need:
+            raise ValueError(f'logits must be a tensor {need}, a row an image, not {told(self.logits)}')
+
+    def input(self, pictures): # of any kind that `as_pictures` takes -> (B,3,H,W)
         "Pictures as the network expects them."
-        return normalise(torch.from_numpy(pictures), self.mean, self.std)
+        return normalise(torch.from_numpy(np.stack(as_pictures(pictures))), self.mean, self.std)
 
     @property
     def wrong(self): # indices of `data`
@@ -64,6 +70,8 @@ class Subject:
 # %% ../nbs/14_explore.ipynb #14-009
 def _of_run(run, data_dir):
     "The network of a finished run with its test images, or the held-out ones where the test set is closed."
+    if not isinstance(run, (Run, str, Path)):
+        raise ValueError(f'a run must be its folder, what load_run gives, or a Subject, not {told(run)}')
     if not isinstance(run, Run): run = load_run(run)
     r, m, stored = run.recipe, run.metrics, stored_logits(run.folder)
     train, test = load_data(r.dataset, data_dir, r.variant)
@@ -94,6 +102,7 @@ def subject(
 ) -> Subject:
     "What the explorers look at. Raises FileNotFoundError or ValueError for a folder that holds no finished run."
     if run is not None: return _of_run(run, data_dir)
+    if not isinstance(n, int) or n < 1: raise ValueError(f'at least one image is needed, not n={told(n)}')
     pretrained = WEIGHTS/'cifar10.safetensors'
     if pretrained.exists() and (data_folder(data_dir)/FOLDER).exists():
         name = f'the pretrained network, the first {n:,} test images of CIFAR-10'
@@ -115,6 +124,7 @@ def _font(size): return ImageFont.truetype(findfont('DejaVu Sans'), size)
 def _fitting(words, width, size):
     "The words, shortened so that they are no wider than `width` pixels."
     if _font(size).getlength(words) <= width: return words
+    words = words[:200]
     while words and _font(size).getlength(words + '…') > width: words = words[:-1]
     return words + '…'
 
@@ -146,14 +156,14 @@ def below(*parts, gap:int=10) -> Image.Image:
 
 # %% ../nbs/14_explore.ipynb #14-013d
 def tile(
-    picture,             # (H,W,3) uint8
+    picture,             # (H,W,3) uint8, or another kind that `as_pictures` takes
     side:int=160,        # pixels of the enlarged picture
     title:str=None,      # a line above it
     frame:str=None,      # the colour of a frame
     colour:str=INK,      # of the title
 ) -> Image.Image:
     "A small picture enlarged, each pixel a square."
-    big = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+    big = Image.fromarray(as_pictures([picture])[0]).resize((side, side), Image.Resampling.NEAREST)
     if frame: ImageDraw.Draw(big).rectangle((0, 0, side-1, side-1), outline=frame, width=max(2, side//32))
     return big if title is None else below(label(title, side, 13 if side > 90 else 10, colour), big, gap=0)
 
@@ -181,15 +191,18 @@ def bars(
     width:int=680,
 ) -> Image.Image:
     "A horizontal bar for each name, with its share as a percentage."
+    if not len(names) == len(shares) == len(colours):
+        raise ValueError(f'{len(names)} names need as many shares and colours, not {len(shares)} and {len(colours)}')
     line, left = 20, 110
     room = width - left - 60
     out = Image.new('RGB', (width, line*len(names)), CARD)
     pen = ImageDraw.Draw(out)
     for i, (name, share, colour) in enumerate(zip(names, shares, colours)):
+        known, share = (True, share) if np.isfinite(share) else (False, 0)
         y, words = i*line, _fitting(' '.join(str(name).split()), left - 10, 13)
         pen.text((left - 8, y + line/2), words, INK, _font(13), 'rm')
         pen.rectangle((left, y + 3, left + max(1, share*room), y + line - 4), fill=colour)
-        pen.text((left + share*room + 6, y + line/2), f'{share:.1%}', INK, _font(12), 'lm')
+        pen.text((left + share*room + 6, y + line/2), f'{share:.1%}' if known else '–', INK, _font(12), 'lm')
     return out
 
 # %% ../nbs/14_explore.ipynb #14-024
@@ -290,41 +303,53 @@ class Explorer(widgets.VBox):
 PREDICTED, TRUE, OTHER = 'predicted', 'true', 'likeliest other'
 BLOCKS = ['stem', *(f'stages.{i}.{j}' for i in range(4) for j in range(2))]
 
-def _two_classes(logits, target, instead):
+def _two_classes(logits, target, instead, classes):
     "The numbers of the two classes that are meant; they are never the same."
     ranked = logits.argsort(descending=True).tolist()
-    target, instead = (ranked[0] if c == PREDICTED else c for c in (target, instead))
-    if instead in (OTHER, target): instead = next(c for c in ranked if c != target)
+    number = lambda c: ranked[0] if c == PREDICTED else int(as_labels([c], classes, 1)[0])
+    target = number(target)
+    instead = target if isinstance(instead, str) and instead == OTHER else number(instead)
+    if instead == target: instead = next(c for c in ranked if c != target)
     return target, instead
+
+# methods whose maps add up to a logit at the last block; LayerCAM leaves out what speaks against the class
+_ADDS_UP = 'gradcam', 'hirescam'
 
 def explain_picture(
     subject:Subject,
     picture:np.ndarray,   # (32,32,3) uint8
-    target=PREDICTED,     # the class to explain: a number, or PREDICTED
-    instead=OTHER,        # the class to compare it with: a number, PREDICTED, or OTHER, the likeliest other one
+    target=PREDICTED,     # the class to explain: a number, a name, or PREDICTED
+    instead=OTHER,        # the class to compare it with: the same, or OTHER, the likeliest other one
     layer:str=None,       # as in `gradcam`; None: the last block
     method:str='gradcam', # one of `METHODS`
 ) -> SimpleNamespace:     # see the comments beside its fields
     "Where the evidence for two classes lies. Raises ValueError as `gradcam` does."
-    layer, x = layer or BLOCKS[-1], subject.input(picture[None])
+    layer, x = layer or BLOCKS[-1], subject.input([picture])
     logits = predict(subject.model, x)[0]
-    target, instead = _two_classes(logits, target, instead)
+    target, instead = _two_classes(logits, target, instead, subject.data.classes)
     layers = list(dict.fromkeys([*BLOCKS, layer]))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         maps = gradcam(subject.model, x.repeat(2,1,1,1), torch.tensor([target, instead]), layers, method, relu=False)
+    notes = [f'Note: {w.message}.' for w in caught if f'layer {layer!r}' in str(w.message)]     # not of other layers
+    if not maps[layer].isfinite().all(): notes.append('Note: cells that are no finite numbers are drawn as 0.')
     return SimpleNamespace(
+        method=method,
         probabilities=confidence(logits[None], subject.temperature)[0],   # (C,)
         target=target, instead=instead,                                   # class numbers
         margin=(logits[target] - logits[instead]).item(),
         maps=maps[layer],                                                 # (2,h,w), signed: of target and instead
         blocks={name: maps[name][0] for name in BLOCKS},                  # name -> (h,w), signed: of the target
-        notes=[f'Note: {w.message}.' for w in caught if f'layer {layer!r}' in str(w.message)])  # not of other layers
+        notes=notes)                                                      # sentences
 
 # %% ../nbs/14_explore.ipynb #14-030
-def _pixels(maps, cells):
+def _pixels(maps, cells, size):
     "Maps at the picture's size where each cell is to stay a square; else as they are, to be smoothed."
-    return F.interpolate(maps[:,None], (32,32), mode='nearest')[:,0] if cells else maps
+    return F.interpolate(maps[:,None], size, mode='nearest')[:,0] if cells else maps
+
+def _finite(maps):
+    "Maps with 0 in place of NaN and infinity, which would be the scale of all others."
+    return maps.where(maps.isfinite(), 0)
 
 def _scales(three, signed, shared):
     "What counts as full strength in two maps and in their difference, (3,)."
@@ -353,9 +378,14 @@ def maps_picture(
     side:int=160,
 ) -> Image.Image:
     "The picture, two maps and their difference, the map at every block, and the five likeliest classes."
+    picture = as_pictures([picture])[0]
+    if len(classes) != len(facts.probabilities):
+        raise ValueError(f'{len(facts.probabilities)} classes need as many names, not {len(classes)}')
     width, (first, second) = 4*side + 30, (f'for {classes[c]}' for c in (facts.target, facts.instead))
-    def drawn(m, scale, signed): return overlay(picture[None], _pixels(m[None], cells), scale, opacity, signed)[0]
-    three = torch.stack([*facts.maps, facts.maps[0] - facts.maps[1]])
+    def drawn(m, scale, signed):
+        m = _pixels(_finite(m)[None], cells, picture.shape[:2])
+        return overlay(picture[None], m, scale, opacity, signed)[0]
+    three = _finite(torch.stack([*facts.maps, facts.maps[0] - facts.maps[1]]))
     scale = _scales(three, signed, shared)
     maps = [tile(drawn(three[i], scale[i:i+1], signed or i == 2), side, words, colour=colour)
             for i, (words, colour) in enumerate([(first, ORANGE), (second, BLUE), ('the difference', GREY)])]
@@ -394,9 +424,13 @@ def _in_words(facts, classes, true):
     "What the network thinks of a picture, as sentences. `true` is None where nobody knows the class."
     conf, pred = facts.probabilities.max(0)
     known = '' if true is None else ', rightly' if pred == true else f'; it is {classes[true]}'
+    return f'Called {classes[pred]}, {conf:.0%} sure{known}. {_margin(facts, classes)} {" ".join(facts.notes)}'
+
+def _margin(facts, classes):
+    "What the maps add up to, as a sentence."
+    if facts.method not in _ADDS_UP: return f'The maps of {facts.method} need not add up to a logit.'
     side = 'above' if facts.margin > 0 else 'below'
-    return (f'Called {classes[pred]}, {conf:.0%} sure{known}. The logit of {classes[facts.target]} is '
-            f'{abs(facts.margin):.2f} {side} that of {classes[facts.instead]}. {" ".join(facts.notes)}')
+    return f'The logit of {classes[facts.target]} is {abs(facts.margin):.2f} {side} that of {classes[facts.instead]}.'
 
 # %% ../nbs/14_explore.ipynb #14-032b
 def _uploaded(value) -> list: # (name, bytes) of each file
@@ -457,22 +491,29 @@ class MapsExplorer(Explorer):
         self.put(shown=n, against=OTHER)
 
 # %% ../nbs/14_explore.ipynb #14-032c
+def _one_of(i, n, what='image'):
+    "The index of an image, if there is that image."
+    try: found = as_index(i)
+    except TypeError: found = -1
+    if not 0 <= found < n: raise ValueError(f'there is no {what} {i!r}: choose one from 0 to {n-1}')
+    return found
+
 def gradcam_explorer(
     run=None,       # a Subject, the folder of a finished run, or None: see `subject`
     index:int=None, # the image to begin with; None: the first mistake
 ) -> Explorer:
     "Any image, layer, method and class: the maps, side by side. Raises ValueError for an image that is not there."
     s = as_subject(run)
-    if not (index is None or 0 <= index < len(s.data)):
-        raise ValueError(f'there is no image {index}: choose one from 0 to {len(s.data)-1}')
+    if index is not None: index = _one_of(index, len(s.data))
     return MapsExplorer(s, index)
 
 # %% ../nbs/14_explore.ipynb #14-040
 def cell_images(
     subject:Subject,
-    true:int, predicted:int,  # class numbers
+    true:int, predicted:int,  # class numbers, or names
 ) -> tuple[np.ndarray,np.ndarray]: # indices of `subject.data`, the surest first; their confidences in [0,1]
     "The images of one cell of the confusion matrix."
+    true, predicted = as_labels([true, predicted], subject.data.classes)
     conf, pred = (t.numpy() for t in confidence(subject.logits, subject.temperature).max(1))
     idx = ((pred == predicted) & (subject.data.labels == true)).nonzero()[0]
     idx = idx[np.argsort(-conf[idx], kind='stable')]
@@ -503,7 +544,7 @@ def cell_picture(
     first:int=1,         # the number of the first one
 ) -> Image.Image:
     "Images of one cell side by side, and the maps of one of them."
-    data, i = subject.data, idx[chosen]
+    data, i = subject.data, idx[_one_of(chosen, len(idx))]
     tiles = []
     for n, k in enumerate(idx):
         frame, colour = (BLUE, BLUE) if n == chosen else (None, INK)
@@ -566,6 +607,24 @@ class ConfusionButtons(widgets.GridBox):
         for cell in (before, at): self.buttons[cell].style = self.style_of(cell)
         self.opened(*at)
 
+# %% ../nbs/14_explore.ipynb #14-047c
+_MOST_CLASSES = 12      # in a grid of buttons
+
+class ConfusionList(widgets.Select):
+    "The filled cells of the confusion matrix as a list, right answers last. A choice calls `opened(true, predicted)`."
+    def __init__(self, counts, classes, chosen, opened):
+        filled = [(int(t), int(p)) for t, p in zip(*counts.nonzero())]
+        filled.sort(key=lambda at: (at[0] == at[1], -counts[at]))
+        named = [(f'{counts[t,p]:,}: {_short(classes[t])} called {_short(classes[p])}', (t, p)) for t, p in filled]
+        layout = dict(width='auto', max_width='450px', margin='0 16px 0 0')
+        super().__init__(options=named, value=chosen, rows=20, layout=layout)
+        self.observe(lambda change: opened(*change['new']), 'value')
+
+def _short(name, most=24):
+    "A name in a list: one line of at most so many letters."
+    name = ' '.join(str(name).split())
+    return name if len(name) <= most else f'{name[:most//2]}…{name[1 - most//2:]}'
+
 # %% ../nbs/14_explore.ipynb #14-048
 def _first_to_open(counts):
     "The most frequent mistake; without any mistake, the most frequent cell."
@@ -579,7 +638,8 @@ class MistakesExplorer(Explorer):
         self.images_of = lru_cache(None)(lambda t, p: cell_images(s, t, p))
         self.facts = lru_cache(64)(lambda i, t, p: explain_picture(s, s.data.images[i], p, t))
         cell = _first_to_open(self.counts)
-        self.matrix = ConfusionButtons(self.counts, s.data.classes, cell, self.open_cell)
+        matrix = ConfusionButtons if len(self.counts) <= _MOST_CLASSES else ConfusionList
+        self.matrix = matrix(self.counts, s.data.classes, cell, self.open_cell)
         page, chosen = slider('page', 1, 1, self.pages(cell), live=False), toggle('image', self.numbers(cell, 1))
         page.layout.display = 'none' if page.max == 1 else ''
         controls = dict(cell=widgets.fixed(cell), page=page, chosen=chosen)
@@ -636,8 +696,9 @@ def augmentation_picture(
     mean=(.5,)*3, std=(.25,)*3, # by channel, for pixels in [0,1]
 ) -> tuple[Image.Image,float]: # and the largest difference between the two ways, in grey levels
     "The steps of one augmentation, both ways of computing it, and sixteen epochs."
+    pictures, i = as_pictures(pictures), _one_of(i, len(pictures))
     rows = np.stack([draws(i + 1, seed, epoch + k, flip, padding, hole, angle)[i] for k in range(16)])
-    x = augment(torch.from_numpy(pictures[[i]*16]), torch.from_numpy(rows), mean, std, padding, hole)
+    x = augment(torch.from_numpy(np.stack([pictures[i]]*16)), torch.from_numpy(rows), mean, std, padding, hole)
     steps = augmentation_steps(pictures[i], rows[0], mean, padding, hole)
     ours, theirs = denormalise(x, mean, std), [*steps.values()][-1]
     exact = x[0].permute(1,2,0).numpy()*255*np.array(std) + 255*np.array(mean)        # before it is rounded

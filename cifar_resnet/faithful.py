@@ -7,8 +7,10 @@ __all__ = ['pointing', 'mass_accuracy', 'rank_accuracy', 'iou', 'centroid', 'loc
            'rank_correlation', 'hide_patches', 'erasing', 'occlusion', 'held_norms', 'influence']
 
 # %% ../nbs/11_faithful.ipynb #11-003
+import warnings
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from functools import wraps
 
 import numpy as np
 import torch
@@ -17,9 +19,66 @@ from scipy.ndimage import sobel
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from .core import seeded
+from .core import as_labels, check_batch, feeding, seeded, told
 from .evaluate import accuracy, predict
 from .gradcam import upsample
+
+# %% ../nbs/11_faithful.ipynb #11-021b
+def _as_tensor(values, what):
+    "Numbers of any kind as a tensor."
+    wrong = f'{what} must be an array of real numbers, not {told(values)}'
+    if isinstance(values, dict): raise ValueError(f'{wrong}: choose of {", ".join(map(str, values))}')
+    if isinstance(values, (list, tuple)): values = [v.detach().cpu() if isinstance(v, Tensor) else v for v in values]
+    try: found = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError): raise ValueError(wrong) from None
+    if found.is_complex(): raise ValueError(wrong)
+    return found
+
+def _as_maps(maps, what='maps'):
+    "Maps as a tensor (N,H,W)."
+    found = _as_tensor(maps, what)
+    if found.dim() == 4 and found.shape[1] == 1: found = found[:,0]
+    if found.dim() != 3 or 0 in found.shape[1:]:
+        advice = {2: ': give one as [None]', 4: ': choose one for each picture, such as [:,c]'}.get(found.dim(), '')
+        raise ValueError(f'{what} must be (N,H,W), not {told(maps)}{advice}')
+    return found
+
+def _as_masks(mask, shape, of='maps'):
+    "Masks as a tensor of this shape (N,H,W), true and false; one mask may serve all."
+    found = _as_maps(mask, 'masks')
+    if found.dtype != torch.bool and not ((found == 0) | (found == (255 if (found > 1).any() else 1))).all():
+        raise ValueError(f'masks must be true and false, or 1 and 0, not {found.min():.3g} to {found.max():.3g}')
+    if found.shape == (1, *shape[1:]): found = found.expand(shape)
+    _check_fit(of, shape, 'masks', found.shape)
+    return found.bool()
+
+def _check_fit(what, found, other, shape):
+    if tuple(found) == tuple(shape): return
+    advice = f': enlarge the maps by upsample(maps, {tuple(shape[1:])})'
+    if what != 'maps' or found[0] != shape[0]: advice = ''
+    raise ValueError(f'{what} {tuple(found)} and {other} {tuple(shape)} do not fit{advice}')
+
+def _finite(maps, stacklevel=3):
+    "Which maps (N,) hold only finite numbers; a warning names the others."
+    finite = maps.flatten(1).isfinite().all(1)
+    if odd := (~finite).nonzero()[:,0].tolist():
+        which = f'{", ".join(map(str, odd[:10]))}{" …"*(len(odd) > 10)}'
+        warnings.warn(f'a map with NaN or infinity gets the score NaN: {which} of {len(maps)}', stacklevel=stacklevel)
+    return finite
+
+def _of_maps(measure):
+    "A measure of maps (and masks) as they come; NaN for a map that is not finite."
+    @wraps(measure)
+    def measured(heat, *mask):
+        heat = _as_maps(heat)
+        heat = heat if heat.is_floating_point() else heat.float()
+        masks = [_as_masks(m, heat.shape).to(heat.device) for m in mask]
+        finite = _finite(heat)
+        found = measure(heat.where(finite[:,None,None], 0), *masks)
+        known = lambda v: v.where(finite.view(-1, *[1]*(v.dim()-1)), torch.nan)
+        return {k: known(v) for k, v in found.items()} if isinstance(found, dict) else known(found)
+    measured.__doc__ += ' NaN, with a warning, for a map that is not finite.'
+    return measured
 
 # %% ../nbs/11_faithful.ipynb #11-022
 def _evidence(heat):
@@ -27,6 +86,7 @@ def _evidence(heat):
     heat = heat.clamp_min(0).double()
     return torch.where(heat.sum((1,2), keepdim=True) > 0, heat, 1.)
 
+@_of_maps
 def pointing(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
@@ -35,6 +95,7 @@ def pointing(
     top = heat == heat.amax((1,2), keepdim=True)
     return (top & mask).sum((1,2))/top.sum((1,2))
 
+@_of_maps
 def mass_accuracy(
     heat:Tensor, # (N,H,W); what is negative counts as 0
     mask:Tensor, # (N,H,W) bool
@@ -44,6 +105,7 @@ def mass_accuracy(
     return (heat*mask).sum((1,2))/heat.sum((1,2))
 
 # %% ../nbs/11_faithful.ipynb #11-025
+@_of_maps
 def rank_accuracy(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
@@ -56,6 +118,7 @@ def rank_accuracy(
     hits = (above & mask).sum(1) + (K - above.sum(1))*(tied & mask).sum(1)/tied.sum(1)
     return hits/K.clamp_min(1)
 
+@_of_maps
 def iou(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
@@ -66,6 +129,7 @@ def iou(
     return (region & mask).sum((1,2))/(region | mask).sum((1,2))
 
 # %% ../nbs/11_faithful.ipynb #11-027
+@_of_maps
 def centroid(
     heat:Tensor, # (N,H,W); what is negative counts as 0
 ) -> Tensor: # (N,2) pixel row and column; the middle for an empty map
@@ -74,11 +138,12 @@ def centroid(
     down, across = (torch.arange(n, dtype=torch.double, device=heat.device) for n in heat.shape[1:])
     return torch.stack([heat.sum(2) @ down, heat.sum(1) @ across], 1)/heat.sum((1,2))[:,None]
 
+@_of_maps
 def localisation(
     heat:Tensor, # (N,H,W)
     mask:Tensor, # (N,H,W) bool
 ) -> dict: # name -> (N,) values: pointing, mass, rank, iou, and down and right, the centroid's bias in pixels
-    "All five questions."
+    "All five questions. Raises ValueError, like each of them, for masks that do not fit."
     down, right = (centroid(heat) - centroid(mask.float())).unbind(1)
     shares = dict(pointing=pointing, mass=mass_accuracy, rank=rank_accuracy, iou=iou)
     return {**{name: f(heat, mask) for name, f in shares.items()}, 'down': down, 'right': right}
@@ -87,10 +152,15 @@ def localisation(
 def references(
     images:np.ndarray, # (N,H,W,3) uint8
     mask:Tensor,       # (N,H,W) bool
-    grid:tuple,        # (h,w), the map's own cells
+    grid:tuple,        # (h,w), the map's own cells; or one number for both
 ) -> dict: # name -> (N,H,W): oracle, edges, centre, uniform, inverse
     "Maps that need no network, on the same grid and enlarged alike."
-    size = images.shape[1:3]
+    from cifar_resnet.plots import as_pictures                      # only who draws waits for matplotlib
+    images = as_pictures(images)
+    if len({image.shape for image in images}) != 1: raise ValueError('images must be one or more, all of one size')
+    images, grid = np.stack(images), (grid, grid) if isinstance(grid, int) else tuple(grid)
+    if len(grid) != 2: raise ValueError(f'a grid is rows and columns, not {grid}')
+    mask, size = _as_masks(mask, images.shape[:3], 'images'), images.shape[1:3]
     on_grid = lambda full: upsample(F.adaptive_avg_pool2d(full.float()[:,None], grid)[:,0], size)
     oracle = on_grid(mask)
     return dict(
@@ -113,13 +183,18 @@ def _gaussian(size):
 # %% ../nbs/11_faithful.ipynb #11-055
 def cascade(
     model:nn.Module,
-    parts:list, # names of submodules, from the head down
+    parts:list, # names of submodules, from the head down; or one name
     seed:int=0,
 ): # yields (name, copy of the model): in it this part and those before have new random weights
     """Cascading randomisation (Adebayo et al. 2018). One copy, which goes on forgetting: look at it before the next.
-    Raises AttributeError for a part that is not there, ValueError for one that cannot be drawn anew."""
+    Raises ValueError for a part that is not there, or that cannot be drawn anew."""
+    if not isinstance(model, nn.Module): raise ValueError(f'a model must be a torch.nn.Module, not {told(model)}')
+    parts = [parts] if isinstance(parts, str) else list(parts)
+    known, own = dict(model.named_modules()), ', '.join(name for name, _ in model.named_children())
+    if other := next((part for part in parts if part not in known), None):
+        raise ValueError(f'the model has no part {other!r}: choose of {own}, or parts of these')
     model = deepcopy(model)
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), 'cpu')
     for part in parts:
         forgets = model.get_submodule(part).cpu()                           # the same weights on every device
         with seeded('cascade', seed, part): _draw_anew(part, forgets)
@@ -141,10 +216,15 @@ def rank_correlation(
     a, # (N,...)
     b, # (N,...), as many values for each
 ) -> np.ndarray: # (N,) from -1 to 1; 0 where one of them is constant
-    "Spearman's correlation of two maps of each picture."
-    a, b = (rankdata(np.asarray(v).reshape(len(v), -1), axis=1) for v in (a, b))
+    "Spearman's correlation of two maps of each picture; NaN, with a warning, where one of them is not finite."
+    a, b = (_as_tensor(v, 'maps').cpu() for v in (a, b))
+    if a.dim() < 1 or b.dim() < 1 or len(a) != len(b) or a.numel() != b.numel():
+        raise ValueError(f'two maps of a picture must have as many cells, not {tuple(a.shape)} and {tuple(b.shape)}')
+    finite = _finite(torch.cat([a.flatten(1), b.flatten(1)], 1)).numpy()
+    a, b = (rankdata(v.flatten(1).double().numpy(), axis=1) for v in (a, b))
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
-    return (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum(1)), 1e-12)
+    found = (a*b).sum(1)/np.maximum(np.sqrt((a*a).sum(1)*(b*b).sum(1)), 1e-12)
+    return np.where(finite, found, np.nan)
 
 # %% ../nbs/11_faithful.ipynb #11-061
 def hide_patches(
@@ -154,10 +234,10 @@ def hide_patches(
     patch:int=4,        # pixels
     steps:int=16,
 ): # yields steps+1 times (N,3,H,W), from nothing to everything hidden (or shown)
-    "Hide patch after patch behind the picture's mean colour. Raises ValueError if patches do not tile the picture."
-    H, W = images.shape[2:]
-    if H % patch or W % patch: raise ValueError(f'patches of {patch} do not tile pictures of {H}×{W}')
-    per_patch = F.avg_pool2d(heat.to(images.device)[:,None].float(), patch)                 # (N,1,h,w)
+    """Hide patch after patch behind the picture's mean colour; a map that is not finite has no order.
+    Raises ValueError if patches do not tile the picture."""
+    heat, _ = _maps_of(images, heat, patch, steps)
+    per_patch = F.avg_pool2d(heat[:,None], patch)                                           # (N,1,h,w)
     order = per_patch.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(1).reshape(per_patch.shape)                                        # 0: the strongest
     n, colour = rank[0].numel(), images.mean((2,3), keepdim=True)
@@ -165,34 +245,48 @@ def hide_patches(
         shown = (rank < n*step/steps) == insert
         yield torch.where(shown.repeat_interleave(patch, 2).repeat_interleave(patch, 3), images, colour)
 
+def _maps_of(images, heat, patch, steps):
+    "Maps as (N,H,W) on the images' device, 0 where they are not finite, and which ones are."
+    check_batch(images)
+    (H, W), heat = images.shape[2:], _as_maps(heat)
+    if steps < 1 or patch < 1: raise ValueError(f'steps and patch must be at least 1, not {steps} and {patch}')
+    if H % patch or W % patch: raise ValueError(f'patches of {patch} do not tile pictures (N,C,H,W) of {H}×{W}')
+    _check_fit('maps', heat.shape, 'images', (len(images), H, W))
+    heat = heat.to(images.device).float()
+    finite = _finite(heat, 4)
+    return heat.where(finite[:,None,None], 0), finite
+
 def erasing(
     model:nn.Module,
     images:Tensor, # (N,3,H,W), normalised
-    target:Tensor, # (N,) classes
+    target:Tensor, # (N,) classes, or one for all
     heat:Tensor,   # (N,H,W): the highest patches go, or come, first
     insert:bool=False,
     patch:int=4,
     steps:int=16,  # all three as in `hide_patches`
 ) -> Tensor: # (N,steps+1) probabilities of the target class, from nothing to everything hidden (or shown)
-    "Deletion and insertion curves (Petsiuk et al. 2018). Raises ValueError if patches do not tile the picture."
+    """Deletion and insertion curves (Petsiuk et al. 2018); NaN, with a warning, where a map is not finite.
+    Raises ValueError if patches do not tile the picture."""
+    heat, finite = _maps_of(images, heat, patch, steps)
     hidden = hide_patches(images, heat, insert, patch, steps)
-    return torch.stack([_score(model, some, target, True) for some in hidden], 1)
+    curves = torch.stack([_score(model, some, target, True) for some in hidden], 1)
+    return curves.where(finite.cpu()[:,None], torch.nan)
 
 def _score(model, images, target, probability=False):
     "Logit, or probability, of a target class (N,)."
-    if len(target) != len(images):
-        raise ValueError(f'{len(images)} images need {len(images)} targets, not {len(target)}')
-    logits = predict(model, images)
-    return (logits.softmax(1) if probability else logits).gather(1, target.cpu()[:,None])[:,0]
+    with feeding(images): logits = predict(model, images)
+    labels = as_labels([target]*len(images) if np.ndim(target) == 0 else target, logits.shape[1], len(images))
+    return (logits.softmax(1) if probability else logits).gather(1, torch.from_numpy(labels)[:,None])[:,0]
 
 # %% ../nbs/11_faithful.ipynb #11-065
 def occlusion(
     model:nn.Module,
     images:Tensor,  # (N,3,H,W), normalised
-    target:Tensor,  # (N,) classes
+    target:Tensor,  # (N,) classes, or one for all
     cells:int=4,    # hidden one at a time, cells×cells of them
 ) -> Tensor: # (N,cells,cells): by how much the logit falls
     "What the logit loses when one cell gets the picture's mean colour (Zeiler & Fergus 2014, arXiv:1311.2901)."
+    check_batch(images)
     before = _score(model, images, target)
     falls = torch.stack([before - _score(model, hidden, target) for hidden in _one_hidden(images, cells)], 1)
     return falls.reshape(-1, cells, cells)
@@ -235,8 +329,9 @@ def _norm_statistics(model, images) -> dict:
         if norm in known: raise ValueError('a norm that is called more than once cannot be held')
         x = _grouped(norm, inputs[0])
         known[norm] = x.mean(2, keepdim=True), (x.var(2, keepdim=True, unbiased=False) + norm.eps).rsqrt()
+    check_batch(images)
     norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
-    with _hooked(norms, note): predict(model, images, bs=len(images))
+    with _hooked(norms, note), feeding(images): predict(model, images, bs=len(images))
     return {norm: (mean.clone(), scale.clone()) for norm, (mean, scale) in known.items()}      # may enter a graph
 
 def _normalised_by(norm, x, mean, scale):
@@ -256,8 +351,10 @@ def influence(
     cells:int=4,      # patches in a row
 ) -> Tensor: # (cells²,h,w): mean change of each cell (2-norm over channels), in units of the map's root mean square
     "How far each patch of a picture reaches: by how much the last map changes when the patch gets the mean colour."
+    if not hasattr(model, 'features'): raise ValueError(f'a model with a method features is needed, not {told(model)}')
+    check_batch(images)
     features = lambda x: predict(_Features(model), x, bs=len(x))
-    before = features(images)
+    with feeding(images): before = features(images)
     size = before.square().sum(1).mean((1,2)).sqrt()[:,None,None]
     change = lambda hidden: ((features(hidden) - before).norm(dim=1)/size).mean(0)
     with held_norms(model, images) if hold else nullcontext():

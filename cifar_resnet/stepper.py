@@ -25,7 +25,7 @@ from torch import nn
 
 from . import plots
 from .augment import denormalise
-from .core import home, pick_device, sentence
+from .core import home, pick_device, sentence, told
 from .evaluate import predict
 from .explore import (as_subject, augmentation_explorer, below, beside, button, card, choice, control_row,
                                   gradcam_explorer, label, message_html, mistake_explorer, of_width,
@@ -42,6 +42,7 @@ def layer_norms(
     model:nn.Module, # one of ours
 ) -> dict: # block -> (norm of its weights, norm of their latest gradients; 0 without any)
     "How large the weights and the gradients of each block are."
+    if not isinstance(model, nn.Module): raise ValueError(f'a model must be a torch.nn.Module, not {told(model)}')
     sums = {}
     for name, p in model.named_parameters():
         block = '.'.join(name.split('.')[1:3]) if name.startswith('stages') else name.split('.')[0]
@@ -262,6 +263,9 @@ def _newest(folder): return max((p.name for p in (folder/'checkpoints').glob('*.
 @patch
 def which(self:Stepper, recipe):
     "The recipe, filled: what was given, or what the folder's run has. Raises ValueError where the two differ."
+    if isinstance(recipe, dict): recipe = recipe_from(recipe)
+    if not isinstance(recipe, (Recipe, type(None))):
+        raise ValueError(f'a recipe must be a Recipe, or a dict of its fields, not {told(recipe)}')
     kind, about = pick_device(self.device).type, self.base/'run.json'
     if not about.exists(): return (recipe or Recipe(dataset='shapes10', width=8)).filled(kind)
     saved = recipe_from(read_about(self.base)['recipe'])

@@ -60,6 +60,9 @@ def normalised(images, name):
 def maps(model, x, y, **kw): return torch.cat([gradcam(model, *part, **kw) for part in zip(x.split(250), y.split(250))])
 
 
+def layercam(model, x, y): return maps(model, x, y, method='layercam', relu=False)
+
+
 def centres(model, x): return receptive_centres(receptive_fields(model, x[:MEASURED]))
 
 
@@ -84,7 +87,7 @@ def where(model, clean):
     raw = maps(model, x, y)
     tiles, theory, measured = [(np.arange(n) + .5)*32/n - .5 for n in raw.shape[1:]], [np.arange(n)*32/n for n in raw.shape[1:]], centres(model, x)
     squeezed = [15.5 + (t - 15.5)*m.std()/t.std() for t, m in zip(tiles, measured)]        # towards the middle of the picture, as much as measured: a control
-    heats = {'Grad-CAM, on tiles': upsample(raw), 'Grad-CAM, by theory': upsample(raw, centres=theory), 'Grad-CAM, as measured': upsample(raw, centres=measured), 'Grad-CAM, squeezed': upsample(raw, centres=squeezed), **references(test.images, masks['filled'], raw.shape[1:])}
+    heats = {'Grad-CAM, on tiles': upsample(raw), 'Grad-CAM, by theory': upsample(raw, centres=theory), 'Grad-CAM, as measured': upsample(raw, centres=measured), 'Grad-CAM, squeezed': upsample(raw, centres=squeezed), 'LayerCAM': upsample(layercam(model, x, y)), **references(test.images, masks['filled'], raw.shape[1:])}
     return {name: {k: some(v) for k, v in localisation(heat, masks['filled']).items()} for name, heat in heats.items()}
 
 
@@ -133,16 +136,16 @@ def shortcut(cheats, honest):
     return dict(table=table, reads=reads, hidden=hidden)
 
 
-def randomisation(model, x, y, filled=None):
+def randomisation(model, x, y, filled=None, method='gradcam'):
     "What is left of the maps after each part has been forgotten: means over drawings, each the mean of all pictures."
-    signed = maps(model, x, y, relu=False)
+    signed = maps(model, x, y, method=method, relu=False)
     def look(raw):
         row = {name: abs(rank_correlation(signed, other)).mean() for name, other in (('correlation', raw), ('correlation of others', raw.roll(1, 0)))}
         if filled is not None:
             heat = upsample(raw).relu()
             for k, f in (('pointing', pointing), ('mass', mass_accuracy)): row |= {k: f(heat, filled).mean().item(), f'{k} of others': f(heat, filled.roll(1, 0)).mean().item(), f'{k} of the negative': f(upsample(-raw).relu(), filled).mean().item()}
         return row
-    drawings = [[look(maps(net, x, y, relu=False)) for _, net in cascade(model, PARTS, seed)] for seed in range(DRAWINGS)]
+    drawings = [[look(maps(net, x, y, method=method, relu=False)) for _, net in cascade(model, PARTS, seed)] for seed in range(DRAWINGS)]
     first = {k: [round(float(v), 5)]*3 for k, v in look(signed).items()}
     return [{'forgotten': 'nothing', **first}, *({'forgotten': part, **{k: some([d[i][k] for d in drawings]) for k in drawings[0][i]}} for i, part in enumerate(PARTS))]
 
@@ -150,7 +153,7 @@ def randomisation(model, x, y, filled=None):
 def erase(model, x, y, **others):
     "Deletion and insertion by the map, at random and by `others`."
     raw = maps(model, x, y, relu=False)
-    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0), 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
+    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), 'LayerCAM': upsample(layercam(model, x, y)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0), 'random': torch.from_numpy(rng('faithfulness', 0).random((len(x),32,32)))}
     found = {}
     for name, heat in heats.items():
         found[name] = {}
@@ -163,7 +166,7 @@ def erase(model, x, y, **others):
 def occlude(model, x, y, **others):
     "Rank correlation of the map with true occlusion of 16 cells."
     raw, falls = maps(model, x, y, relu=False), occlusion(model, x, y)
-    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0)}
+    heats = {'Grad-CAM': upsample(raw), 'Grad-CAM, as measured': upsample(raw, centres=centres(model, x)), 'LayerCAM': upsample(layercam(model, x, y)), **others, "another picture's Grad-CAM": upsample(raw).roll(1, 0)}
     return {name: some(rank_correlation(F.avg_pool2d(heat[:,None], 8)[:,0], falls)) for name, heat in heats.items()}
 
 
@@ -220,7 +223,8 @@ if __name__ == '__main__':
     def located():
         twins = {kind: [nets[name], *(load_weights(home(args.twins)/f'{name}-{seed}.safetensors') for seed in TWIN_SEEDS if args.twins)] for kind, name in KINDS.items()}
         by_kind = {kind: [where(net, clean) for net in several] for kind, several in twins.items()}
-        return dict(localisation={kind: parts[0] for kind, parts in by_kind.items()}, placement=placement(by_kind))
+        by_seed = dict(placement=placement(by_kind)) if args.twins else {}
+        return dict(localisation={kind: parts[0] for kind, parts in by_kind.items()}, **by_seed)
     parts = dict(
         about=lambda: dict(command='python nbs/experiments/faithful.py --publish', pictures=N, pictures_of_many_passes=FEW, drawings=DRAWINGS, torch=torch.__version__, machine=platform.machine(),
                            accuracy={name: round((predict(net, x).argmax(1) == y).float().mean().item(), 4) for name, net in nets.items()}),
@@ -228,7 +232,7 @@ if __name__ == '__main__':
         localisation=located,
         classes=lambda: dict(classes=classes(nets['shapes10-distractors'])),
         shortcut=lambda: dict(shortcut=shortcut({'free filters': nets['shapes10-shortcut'], 'filters with mean zero': nets['shapes10-shortcut-zero-mean']}, layered)),
-        randomisation=lambda: dict(randomisation=dict(area=round(fm['filled'].float().mean().item(), 4), shapes10=randomisation(layered, fx, fy, fm['filled']))),
+        randomisation=lambda: dict(randomisation=dict(area=round(fm['filled'].float().mean().item(), 4), shapes10=randomisation(layered, fx, fy, fm['filled']), layercam=randomisation(layered, fx, fy, fm['filled'], 'layercam'))),
         erasing=lambda: dict(erasing=dict(shapes10=erase(layered, fx, fy, **known))),
         occlusion=lambda: dict(occlusion=dict(shapes10=occlude(layered, fx, fy, **known))),
         leak=lambda: dict(leak=dict(shapes10=leak(layered, twin, fx))),
