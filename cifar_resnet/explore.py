@@ -33,7 +33,7 @@ from .core import as_labels, rng, sentence, told
 from .data import (DATASETS, FOLDER, Images, cifar10, data_folder, held_out, load_data, read_picture,
                                shapes10, test_notes)
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
-from .gradcam import METHODS, gradcam, map_layers, overlay
+from .gradcam import METHODS, NOT_ADDITIVE, gradcam, map_layers, overlay
 from .job import stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
 from .plots import BLUE, GREEN, GREY, ORANGE, as_pictures
@@ -312,9 +312,6 @@ def _two_classes(logits, target, instead, classes):
     if instead == target: instead = next(c for c in ranked if c != target)
     return target, instead
 
-# methods whose maps add up to a logit at the last block; LayerCAM leaves out what speaks against the class
-_ADDS_UP = 'gradcam', 'hirescam'
-
 def explain_picture(
     subject:Subject,
     picture:np.ndarray,   # (32,32,3) uint8
@@ -428,7 +425,7 @@ def _in_words(facts, classes, true):
 
 def _margin(facts, classes):
     "What the maps add up to, as a sentence."
-    if facts.method not in _ADDS_UP: return f'The maps of {facts.method} need not add up to a logit.'
+    if facts.method in NOT_ADDITIVE: return f'The maps of {facts.method} need not add up to a logit.'
     side = 'above' if facts.margin > 0 else 'below'
     return f'The logit of {classes[facts.target]} is {abs(facts.margin):.2f} {side} that of {classes[facts.instead]}.'
 

@@ -157,7 +157,7 @@ def test_unknown_methods_are_refused_before_the_network_runs():
         def forward(self, x): raise AssertionError('the network ran')
     for call in (lambda: gradcam(Never(None), X, method='cam'), lambda: contrast(Never(None), X, 1, method='cam'),
                  lambda: weighted(X, X, 'cam')):
-        with pytest.raises(ValueError, match="there is no method 'cam': choose gradcam or hirescam"): call()
+        with pytest.raises(ValueError, match="there is no method 'cam': choose gradcam, hirescam, layercam"): call()
 
 
 def test_one_convolution_by_arithmetic():
@@ -408,7 +408,7 @@ REFUSED = {                       # what: a function that makes the model, the w
     'two targets': (small, dict(target=torch.tensor([0,1])), '3 images need 3 targets'),
     'a share': (small, dict(target=.5), 'must be class numbers'),
     'a word': (small, dict(target='cat'), "None or 'all'"),
-    'no such method': (small, dict(method='cam'), 'choose gradcam or hirescam')}
+    'no such method': (small, dict(method='cam'), 'choose gradcam, hirescam, layercam')}
 
 
 @pytest.mark.parametrize('what', REFUSED)
