@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import home, pick_device
+from .core import as_labels, home, pick_device
 from .data import DATASETS, Images, held_out, load_data, read_picture
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
@@ -171,7 +171,7 @@ def store_logits(
     "Add the logits of `images` by a run's final weights to its logits.safetensors."
     model = load_weights(folder/'weights.safetensors').to(device, memory_format=torch.channels_last)
     x = normalise(torch.from_numpy(images.images).to(device), about['mean'], about['std'])
-    new = {part: predict(model, x), f'{part}_labels': torch.from_numpy(images.labels)}
+    new = {part: predict(model, x), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
     if views: new[f'{part}_tta'] = predict_views(model, x)
     write_atomic(folder/'logits.safetensors', save({**stored_logits(folder), **new}))
 
