@@ -47,7 +47,7 @@ def as_logits(
     logits, # (N,C) numbers: a tensor, an array or lists
 ) -> Tensor: # (N,C) of floating point numbers
     "Logits as a tensor. Raises ValueError for anything but a row of numbers for each image."
-    try: found = logits if isinstance(logits, Tensor) else torch.tensor(np.asarray(logits))
+    try: found = logits if isinstance(logits, Tensor) else torch.tensor(np.array(logits, order='C'))
     except (TypeError, ValueError): found = None
     if found is None or found.ndim != 2 or found.shape[1] < 2 or found.dtype == torch.bool or found.is_complex():
         raise ValueError(f'logits must be numbers (N,C), a row for each image and at least 2 classes, not {told(logits)}')

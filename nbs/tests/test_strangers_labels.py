@@ -1,13 +1,15 @@
 """Labels, logits, images and arguments as strangers bring them: taken for what they surely are, or one sentence; never
 another number, and never an error of somebody else's."""
-import re
+import multiprocessing, pickle, re
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cifar_resnet.augment import albumentations_batches, augment, batches, denormalise, draws, flips, normalise, plain_augmentation
 from cifar_resnet.data import Images, shapes10, split
 from cifar_resnet.evaluate import (accuracy, accuracy_without, as_logits, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
@@ -44,7 +46,7 @@ def same(a, b):
 @pytest.mark.parametrize('labels', [
     *(LABELS.to(t) for t in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)),
     *(LABELS.numpy().astype(t) for t in ('i1', 'u1', 'i2', '>i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f8')),
-    LABELS.tolist(), tuple(LABELS.tolist()), list(LABELS), F.one_hot(LABELS), F.one_hot(LABELS).bool(), F.one_hot(LABELS).float().numpy(),
+    LABELS.numpy()[::-1].copy()[::-1], LABELS.tolist(), tuple(LABELS.tolist()), list(LABELS), F.one_hot(LABELS), F.one_hot(LABELS).bool(), F.one_hot(LABELS).float().numpy(),
     F.one_hot(LABELS).tolist(),
 ], ids=lambda v: f'{type(v).__name__} {getattr(v, "dtype", "")}')
 def test_labels_of_any_kind(f, labels): assert same(f(LOGITS, labels), f(LOGITS, LABELS))
@@ -52,7 +54,7 @@ def test_labels_of_any_kind(f, labels): assert same(f(LOGITS, labels), f(LOGITS,
 
 @EVERYWHERE
 @pytest.mark.parametrize('logits', [LOGITS.numpy(), LOGITS.tolist(), list(LOGITS), LOGITS.double(), LOGITS.clone().requires_grad_(),
-                                    LOGITS.numpy().astype('>f4').astype('f4')], ids=lambda v: f'{type(v).__name__} {getattr(v, "dtype", "")}')
+                                    LOGITS.numpy()[::-1].copy()[::-1]], ids=lambda v: f'{type(v).__name__} {getattr(v, "dtype", "")}')
 def test_logits_of_any_kind(f, logits): assert same(f(logits, LABELS), f(LOGITS, LABELS))
 
 
@@ -241,6 +243,144 @@ def test_what_is_no_batch_size(how, bs):
                                           (nn.MultiheadAttention(4, 1), 'the model does not take')])
 def test_models_that_give_no_logits(how, model, words):
     with pytest.raises(ValueError, match=words): how(model, X)
+
+
+# pixels
+
+PIXELS, MEAN, STD = torch.from_numpy(TRAIN.images[:6]), (.5, .4, .3), (.2, .2, .2)
+DRAWS = torch.from_numpy(draws(6, 0, 0))
+NO_PIXELS = pytest.mark.parametrize('images, words', [
+    (PIXELS.tolist(), r'images must be pixels, \(B,H,W,3\) uint8, not a list'),
+    (PIXELS.float(), 'of float32'),
+    (PIXELS/255, 'of float32'),
+    (PIXELS.numpy().astype(float), 'of float64'),
+    (PIXELS.int(), 'of int32'),
+    (PIXELS > 9, 'of bool'),
+    (PIXELS.permute(0,3,1,2), r'look like \(B,3,H,W\)'),
+    (PIXELS.permute(0,3,1,2).numpy(), r'look like \(B,3,H,W\)'),
+    (PIXELS[0], r'give images\[None\]'),
+    (PIXELS[...,:1], r'not a Tensor \(6, 32, 32, 1\)'),
+    (None, 'not None'),
+], ids=lambda v: v[:20] if isinstance(v, str) else '')
+
+
+@NO_PIXELS
+def test_what_are_no_pixels(images, words):
+    order, labels = torch.arange(6), torch.zeros(6).long()
+    for f in (lambda: normalise(images, MEAN, STD), lambda: augment(images, DRAWS, MEAN, STD),
+              lambda: batches(images, labels, order, DRAWS, 2, MEAN, STD), lambda: albumentations_batches(images, labels, order, DRAWS, 2, MEAN, STD)):
+        with pytest.raises(ValueError, match=words): f()
+
+
+def test_pixels_in_an_array_are_pixels():
+    array = PIXELS.numpy()[:,:,::-1]                           # a view that goes backwards
+    array.flags.writeable = False
+    assert torch.equal(normalise(array, np.array(MEAN), list(STD)), normalise(torch.from_numpy(array.copy()), torch.tensor(MEAN), STD))
+    assert torch.equal(augment(PIXELS.numpy(), DRAWS.numpy(), MEAN, STD), augment(PIXELS, DRAWS, MEAN, STD))
+
+
+@pytest.mark.parametrize('mean, std, words', [
+    (.5, STD, 'mean must be three numbers from 0 to 1'),
+    ((.5,), STD, 'mean must be three numbers'),
+    ((.5,)*4, STD, 'mean must be three numbers'),
+    ((125., 122., 113.), STD, 'mean must be three numbers from 0 to 1, for pixels in'),
+    (None, STD, 'mean must be three numbers'),
+    ('abc', STD, 'mean must be three numbers'),
+    ((.5, .5, float('nan')), STD, 'mean must be three numbers'),
+    (MEAN, (63., 62., 67.), 'std must be three numbers'),
+    (MEAN, (.2, .2, 0.), 'std must be positive'),
+    (torch.ones(2), STD, 'mean must be three numbers'),
+])
+def test_what_is_no_mean(mean, std, words):
+    x = normalise(PIXELS, MEAN, STD)
+    for f in (lambda: normalise(PIXELS, mean, std), lambda: denormalise(x, mean, std), lambda: augment(PIXELS, DRAWS, mean, std)):
+        with pytest.raises(ValueError, match=words): f()
+
+
+@pytest.mark.parametrize('x', [X.numpy(), X.tolist(), X.permute(0,2,3,1), X[0], PIXELS, X[:,:2], None], ids=str)
+def test_what_was_not_normalised(x):
+    with pytest.raises(ValueError, match=r'x must be normalised images, a tensor \(B,3,H,W\)'): denormalise(x, MEAN, STD)
+
+
+@pytest.mark.parametrize('draw', [DRAWS[:5], DRAWS[:,:5], DRAWS[0], DRAWS.tolist(), None], ids=str)
+def test_draws_of_other_images(draw):
+    with pytest.raises(ValueError, match='6 images need as many rows of draws'): augment(PIXELS, draw, MEAN, STD)
+
+
+def test_augmented_pictures_are_of_32_pixels():
+    with pytest.raises(ValueError, match='images must be 32×32 pixels'): augment(PIXELS[:,:30], DRAWS, MEAN, STD)
+
+
+def test_an_unknown_flip():
+    with pytest.raises(ValueError, match="there is no flip 'up': choose none, random, alternating"): flips(3, 0, 1, 'up')
+
+
+HOW = pytest.mark.parametrize('how', [batches, albumentations_batches])
+FIT = dict(images=PIXELS, labels=torch.tensor([0,1,2,0,1,2]), order=torch.tensor([5,3,1,0,2,4]), table=DRAWS, bs=4)
+
+
+@HOW
+@pytest.mark.parametrize('other', [
+    dict(images=PIXELS.numpy()), dict(labels=[0,1,2,0,1,2]), dict(labels=np.array([0,1,2,0,1,2], np.int16)),
+    dict(labels=torch.eye(3)[[0,1,2,0,1,2]]), dict(order=[5,3,1,0,2,4]), dict(order=np.array([5,3,1,0,2,4])), dict(table=DRAWS.numpy()),
+], ids=lambda v: ' '.join(v))
+def test_batches_of_what_surely_fits(how, other):
+    for (xa, ya), (xb, yb) in zip(how(*{**FIT, **other}.values(), MEAN, STD), how(*FIT.values(), MEAN, STD), strict=True):
+        assert torch.equal(xa, xb) and torch.equal(ya, yb) and ya.dtype == torch.int64
+
+
+@HOW
+@pytest.mark.parametrize('other, words', [
+    (dict(labels=[0,1]), '6 images need 6 labels, not 2'),
+    (dict(labels=[0,1,2,0,1,.5]), 'labels must be whole numbers'),
+    (dict(order=torch.tensor([0,6])), 'order must be indices of 6 images, not 0 to 6'),
+    (dict(order=torch.tensor([-1])), 'order must be indices of 6 images'),
+    (dict(order=torch.ones(6)), 'order must be whole numbers in one row'),
+    (dict(order=torch.ones(6, 1).long()), 'order must be whole numbers in one row'),
+    (dict(table=DRAWS[:5]), '6 images need a table of 6 draws'),
+    (dict(table=DRAWS[:,:5]), '6 images need a table of 6 draws'),
+    (dict(bs=0), 'bs must be a positive whole number'),
+    (dict(bs=2.), 'bs must be a positive whole number'),
+], ids=lambda v: v[:30] if isinstance(v, str) else '')
+def test_batches_of_what_does_not_fit(how, other, words):
+    with pytest.raises(ValueError, match=words): how(*{**FIT, **other}.values(), MEAN, STD)           # at once, not at the first batch
+
+
+class OnePicture(torch.utils.data.Dataset):
+    "The same picture again and again, augmented."
+    def __init__(self, augmentation): self.augmentation = augmentation
+    def __len__(self): return 8
+    def __getitem__(self, i): return self.augmentation(image=TRAIN.images[0])['image']
+
+
+def two_epochs(augmentation, **how):
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(OnePicture(augmentation), batch_size=2, num_workers=2, **how)
+    return [image.numpy().tobytes() for epoch in range(2) for batch in loader for image in batch]
+
+
+FORK = pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no fork here')
+
+
+@FORK
+@pytest.mark.parametrize('nested', [False, True])
+@pytest.mark.parametrize('persistent', [False, True])
+def test_the_plain_augmentation_repeats_nothing_in_workers(nested, persistent):
+    plain = plain_augmentation(MEAN, STD)
+    seen = two_epochs(A.Compose([plain]) if nested else plain, persistent_workers=persistent, multiprocessing_context='fork')
+    assert len(set(seen)) == 16                                # two epochs of eight
+    if not persistent: assert seen == two_epochs(plain_augmentation(MEAN, STD), multiprocessing_context='fork')      # by torch.manual_seed
+
+
+@FORK
+def test_albumentations_own_would_repeat():
+    seen = two_epochs(A.Compose(plain_augmentation(MEAN, STD).transforms), multiprocessing_context='fork')
+    assert seen[:8] == seen[8:] and len(set(seen)) == 4         # both epochs, and both workers
+
+
+def test_the_plain_augmentation_can_be_sent_to_a_worker():
+    sent = pickle.loads(pickle.dumps(OnePicture(A.Compose([plain_augmentation(MEAN, STD)]))))
+    assert sent[0].shape == (32, 32, 3) and (sent[0] != sent[0]).any()
 
 
 # a network by its arguments
