@@ -247,7 +247,8 @@ def _draws_of(images, draw):
     images = _pixels(images)
     if images.shape[1:3] != (32, 32): raise ValueError(f'images must be 32×32 pixels, not {told(images)}')
     if not isinstance(draw, (Tensor, np.ndarray)) or draw.shape != (len(images), len(COLUMNS)):
-        raise ValueError(f'{len(images):,} images need as many rows of draws, each {", ".join(COLUMNS)}, not {told(draw)}')
+        raise ValueError(f'{len(images):,} images need as many rows of draws, each {", ".join(COLUMNS)}, '
+                         f'not {told(draw)}')
     return torch.as_tensor(draw, device=images.device)
 
 # %% ../nbs/04_augment.ipynb #04-040
@@ -259,8 +260,8 @@ def batches(
     bs:int, mean, std,
     share:slice=slice(None), # of every batch: what this process trains on, if several share the work
 ):
-    """Yield (x, y): augmented (B,3,32,32) and labels (B,); the last batch may be smaller. Raises ValueError, at once, for
-    what does not fit together."""
+    """Yield (x, y): augmented (B,3,32,32) and labels (B,); the last batch may be smaller.
+    Raises ValueError, at once, for what does not fit together."""
     images, labels, order, table = _fitting(images, labels, order, table, bs)
     mean, std = _mean_std(images.device, mean, std)        # once: a copy to the GPU in every batch would make it wait
     chosen = (i[share] for i in order.split(bs))

@@ -35,6 +35,9 @@ def _add_recipe(parser):
         number = f.type in (int, float)
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
             help=helps[f.name])
+    add('--weights', metavar='FILE',
+        help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
+             'its folder, or pretrained (default: drawn by the seed)')
     add('--data_dir', metavar='DIR',
         help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
@@ -65,9 +68,6 @@ def train_parser() -> ArgumentParser:
     add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
     add('--device', default='auto', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
-    add('--weights', metavar='FILE',
-        help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
-             'its folder, or pretrained (default: drawn by the seed)')
     add('--workers', type=int, metavar='INT',
         help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
     add('--no_test', action='store_true', help='leave the test set closed: results and figures are of held-out images')

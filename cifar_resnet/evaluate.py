@@ -50,10 +50,12 @@ def as_logits(
     try: found = logits if isinstance(logits, Tensor) else torch.tensor(np.array(logits, order='C'))
     except (TypeError, ValueError): found = None
     if found is None or found.ndim != 2 or found.shape[1] < 2 or found.dtype == torch.bool or found.is_complex():
-        raise ValueError(f'logits must be numbers (N,C), a row for each image and at least 2 classes, not {told(logits)}')
+        raise ValueError('logits must be numbers (N,C), a row for each image and at least 2 classes, '
+                         f'not {told(logits)}')
     if not found.is_floating_point(): found = found.double()
     odd = found.isnan() | (found == math.inf)
-    if odd.any(): raise ValueError(f'logits must be numbers: that of image {odd.any(1).nonzero()[0].item()} is not finite')
+    if odd.any():
+        raise ValueError(f'logits must be numbers: one of image {odd.any(1).nonzero()[0].item()} is NaN or infinite')
     return found
 
 def _meet(logits, labels, classes=None, least=0):

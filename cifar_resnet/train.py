@@ -102,12 +102,13 @@ def with_weights(
     if not start: return _drawn(recipe)
     if recipe.weights not in (None, start.sha256):
         raise ValueError(f'this recipe begins from weights with the SHA-256 {recipe.weights[:12]}…, '
-                         f'not {start.sha256[:12]}…: give that file, or choose another --out')
+                         f'not {start.sha256[:12]}…, as {start.path} has: give the right file')
     if not start.model: return recipe                                # a checkpoint: it says all itself
     found = {k: start.model.config[k] for k in ('width', 'strides', 'norm')}
     for k, v in found.items():
-        if getattr(recipe, k) not in (None, v):
-            raise ValueError(f'{start.path} has {k} {v}, not {getattr(recipe, k)}: leave {k} out, or choose other weights')
+        typed = getattr(recipe, k)
+        if typed not in (None, v):
+            raise ValueError(f'{start.path} has {k} {v}, not {typed}: leave {k} out, or choose other weights')
     return replace(recipe, weights=start.sha256, **found)
 
 def _drawn(recipe):

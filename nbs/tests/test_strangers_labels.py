@@ -110,8 +110,8 @@ def test_labels_that_are_none(f, labels, words):
     ([[1., 2.], [3.]], r'logits must be numbers \(N,C\)'),
     ([['a', 'b']]*40, r'logits must be numbers \(N,C\)'),
     (None, r'logits must be numbers \(N,C\)'),
-    (torch.where(LOGITS == LOGITS[7,1], torch.nan, LOGITS), 'that of image 7 is not finite'),
-    (torch.where(LOGITS == LOGITS[7,1], torch.inf, LOGITS), 'that of image 7 is not finite'),
+    (torch.where(LOGITS == LOGITS[7,1], torch.nan, LOGITS), 'one of image 7 is NaN or infinite'),
+    (torch.where(LOGITS == LOGITS[7,1], torch.inf, LOGITS), 'one of image 7 is NaN or infinite'),
 ], ids=lambda v: v[:24] if isinstance(v, str) else '')
 def test_logits_that_are_none(f, logits, words):
     with pytest.raises(ValueError, match=words): f(logits, LABELS)

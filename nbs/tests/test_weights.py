@@ -14,7 +14,8 @@ from cifar_resnet.data import Images, mean_std, shapes10
 from cifar_resnet.job import job, run_folder
 from cifar_resnet.model import load_weights, resnet18, weights_file, weights_metadata, weights_path
 from cifar_resnet.recipe import Recipe, saved_recipe
-from cifar_resnet.runs import load_checkpoint, read_json, save_checkpoint
+from cifar_resnet.runs import save_checkpoint
+from cifar_resnet.scale import sweep
 from cifar_resnet.train import Pretrained, Training, first_model, load_run, read_pretrained, with_weights
 
 TRAIN, TEST = shapes10(n_train=200, n_test=40)
@@ -306,3 +307,13 @@ def test_the_command(parent, tmp_path, capsys):
     assert command(*flags, '--weights', tmp_path/'none') == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and 'there is no file' in said
+
+
+def test_a_sweep(parent, tmp_path):
+    rows = dict(short=dict(dataset='shapes10', epochs=1, limit=40, batch_size=20), long=dict(dataset='shapes10', epochs=2, limit=40, batch_size=20))
+    done = sweep(rows, [0], tmp_path, ['cpu'], weights=parent.folder)
+    assert [row['recipe']['weights'] for row in done['runs']] == [read_pretrained(parent.folder).sha256]*2 and not done['failed']
+    assert sweep(rows, [0], tmp_path, ['cpu'], weights=parent.folder) == done
+    with pytest.raises(ValueError, match='holds results of .* with another recipe'): sweep(rows, [0], tmp_path, ['cpu'])
+    wide = sweep(dict(wide=dict(rows['short'], width=4)), [0], tmp_path/'wide', ['cpu'], weights=parent.folder)
+    assert 'has width 2, not 4: leave width out' in wide['failed'][0]['error']
