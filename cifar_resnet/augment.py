@@ -8,7 +8,7 @@ __all__ = ['FLIPS', 'PADDING', 'HOLE', 'ANGLE', 'COLUMNS', 'plain_augmentation',
            'augment', 'batches', 'KeyedImages', 'albumentations_batches']
 
 # %% ../nbs/04_augment.ipynb #04-003
-import os, signal
+import os, random, signal
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')   # else albumentations asks the network for its newest version
 from functools import lru_cache
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from .core import rng
+from .core import as_labels, rng, told
 
 # %% ../nbs/04_augment.ipynb #04-008
 def plain_augmentation(
@@ -29,12 +29,29 @@ def plain_augmentation(
     import albumentations as A
     fill = tuple(round(255*m) for m in mean)
     hole = dict(num_holes_range=(1,1), hole_height_range=(16,16), hole_width_range=(16,16))
-    return A.Compose([
+    augmentation = _compose_for_workers()([
         A.PadIfNeeded(40, 40, border_mode=0, fill=fill),
         A.RandomCrop(32, 32),
         A.CoarseDropout(**hole, fill=fill, p=1),
         A.Rotate((-5,5), border_mode=0, fill=fill, p=1),
         A.Normalize(mean, std)])
+    augmentation.made_from = mean, std
+    return augmentation
+
+@lru_cache
+def _compose_for_workers():
+    import albumentations as A
+    class Compose(A.Compose):
+        "albumentations' own; but each worker of a DataLoader draws for itself, and otherwise in every epoch."
+        worker = None
+        def __call__(self, *args, **kw):
+            info = get_worker_info()                            # None in the main process
+            if info and info.seed != self.worker:
+                self.worker = info.seed
+                self.set_random_state(rng('worker', info.seed), random.Random(info.seed))
+            return super().__call__(*args, **kw)
+        def __reduce__(self): return plain_augmentation, self.made_from     # where workers are not forked: anew
+    return Compose
 
 # %% ../nbs/04_augment.ipynb #04-013
 FLIPS = 'none', 'random', 'alternating'
@@ -46,6 +63,7 @@ def flips(
     how:str='none',   # one of `FLIPS`
 ) -> np.ndarray: # (n,) bool
     "Which images are mirrored in one epoch."
+    if how not in FLIPS: raise ValueError(f'there is no flip {how!r}: choose {", ".join(FLIPS)}')
     if how == 'none': return np.zeros(n, dtype=bool)
     if how == 'random': return rng('flip', seed, epoch).random(n) < .5
     return (rng('flip', seed).random(n) < .5) ^ bool(epoch % 2)
@@ -126,23 +144,52 @@ def augmentation_steps(
         if name: steps[name] = A.Compose([step])(image=[*steps.values()][-1], draw=draw)['image']
     return steps
 
-# %% ../nbs/04_augment.ipynb #04-028
-def _to_device(device, *values): return [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
+# %% ../nbs/04_augment.ipynb #04-027a
+def _pixels(images):
+    "Pictures as a tensor. Raises ValueError unless they are (B,H,W,3) uint8, which nothing else is."
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8: images = torch.from_numpy(images.copy())
+    if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[3] == 3:
+        return images
+    raise ValueError(f'images must be pixels, (B,H,W,3) uint8, not {told(images)}{_advice(images)}')
 
+def _advice(images):
+    shape, dtype = tuple(getattr(images, 'shape', ())), getattr(images, 'dtype', None)
+    if dtype not in (torch.uint8, np.uint8): return ''
+    if len(shape) == 3 and shape[2] == 3: return ': give images[None]'
+    if len(shape) == 4 and shape[1] == 3: return ': they look like (B,3,H,W), give them with the channels last'
+    return ''
+
+def _by_channel(name, value, device):
+    "Three numbers as a tensor. (What lies on a GPU is not looked at: that would make it wait.)"
+    try: found = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError): found = torch.empty(0)
+    if found.device.type == 'cpu' and not (found.shape == (3,) and 0 <= found.min() and found.max() <= 1):
+        raise ValueError(f'{name} must be three numbers from 0 to 1, for pixels in [0,1], not {value}')
+    return found.to(device)
+
+def _mean_std(device, mean, std):
+    mean, std = _by_channel('mean', mean, device), _by_channel('std', std, device)
+    if std.device.type == 'cpu' and std.min() == 0: raise ValueError('std must be positive in each channel')
+    return mean, std
+
+# %% ../nbs/04_augment.ipynb #04-028
 def normalise(
     images:Tensor, # (B,H,W,3) uint8
     mean, std,     # by channel, for pixels in [0,1]
 ) -> Tensor: # (B,3,H,W) float32 in channels_last memory, on the images' device
-    "Pixels to numbers around 0: what a network sees at test time."
-    mean, std = _to_device(images.device, mean, std)
+    "Pixels to numbers around 0: what a network sees at test time. Raises ValueError for what are no pixels."
+    images = _pixels(images)
+    mean, std = _mean_std(images.device, mean, std)
     return ((images.float()/255 - mean)/std).permute(0,3,1,2)
 
 def denormalise(
     x:Tensor,      # (B,3,H,W) of `normalise`, on any device
     mean, std,     # by channel, as `normalise` got them
 ) -> np.ndarray: # (B,H,W,3) uint8
-    "Back to pixels."
-    mean, std = _to_device('cpu', mean, std)
+    "Back to pixels. Raises ValueError for what cannot come from `normalise`."
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 4 and x.shape[1] == 3):
+        raise ValueError(f'x must be normalised images, a tensor (B,3,H,W) of floating point numbers, not {told(x)}')
+    mean, std = _mean_std('cpu', mean, std)
     return ((x.float().cpu().permute(0,2,3,1)*std + mean)*255).round().clamp(0, 255).byte().numpy()
 
 # %% ../nbs/04_augment.ipynb #04-028c
@@ -191,8 +238,18 @@ def augment(
     padding:int=PADDING, hole:int=HOLE, # as for `draws`
 ) -> Tensor: # (B,3,32,32) float32, channels_last
     "Normalise, mirror, crop, cut out and rotate a whole batch on its device."
+    draw = _draws_of(images, draw)
     x = rotate(cutout(crop(mirror(normalise(images, mean, std), draw), draw, padding), draw, hole), draw)
     return x.contiguous(memory_format=torch.channels_last)
+
+def _draws_of(images, draw):
+    "A row of draws for each image, beside it. Raises ValueError for other sizes."
+    images = _pixels(images)
+    if images.shape[1:3] != (32, 32): raise ValueError(f'images must be 32×32 pixels, not {told(images)}')
+    if not isinstance(draw, (Tensor, np.ndarray)) or draw.shape != (len(images), len(COLUMNS)):
+        raise ValueError(f'{len(images):,} images need as many rows of draws, each {", ".join(COLUMNS)}, '
+                         f'not {told(draw)}')
+    return torch.as_tensor(draw, device=images.device)
 
 # %% ../nbs/04_augment.ipynb #04-040
 def batches(
@@ -203,11 +260,29 @@ def batches(
     bs:int, mean, std,
     share:slice=slice(None), # of every batch: what this process trains on, if several share the work
 ):
-    "Yield (x, y): augmented (B,3,32,32) and labels (B,); the last batch may be smaller."
-    mean, std = _to_device(images.device, mean, std)       # once: a copy to the GPU in every batch would make it wait
-    for i in order.split(bs):
-        i = i[share]
-        yield augment(images[i], table[i], mean, std), labels[i]
+    """Yield (x, y): augmented (B,3,32,32) and labels (B,); the last batch may be smaller.
+    Raises ValueError, at once, for what does not fit together."""
+    images, labels, order, table = _fitting(images, labels, order, table, bs)
+    mean, std = _mean_std(images.device, mean, std)        # once: a copy to the GPU in every batch would make it wait
+    chosen = (i[share] for i in order.split(bs))
+    return ((augment(images[i], table[i], mean, std), labels[i]) for i in chosen)
+
+def _fitting(images, labels, order, table, bs):
+    "Images, labels, order and table as tensors on one device."
+    images = _pixels(images)
+    n, device = len(images), images.device
+    if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (n,)):
+        labels = torch.from_numpy(as_labels(labels, n=n))
+    order, table = (torch.as_tensor(v, device=device) for v in (order, table))
+    if table.ndim != 2 or table.shape[1] != len(COLUMNS) or len(table) < n:
+        raise ValueError(f'{n:,} images need a table of {n:,} draws, each {", ".join(COLUMNS)}, not {told(table)}')
+    if order.ndim != 1 or order.is_floating_point() or order.dtype == torch.bool:
+        raise ValueError(f'order must be whole numbers in one row, not {told(order)}')
+    if device.type == 'cpu' and len(order) and not (0 <= order.min() and order.max() < n):
+        raise ValueError(f'order must be indices of {n:,} images, not {order.min()} to {order.max()}')
+    if isinstance(bs, bool) or not isinstance(bs, int) or bs < 1:
+        raise ValueError(f'bs must be a positive whole number, not {told(bs)}')
+    return images, labels.to(device), order, table
 
 class KeyedImages(Dataset):
     "Image `i` by albumentations with row `i` of the table, as uint8."
@@ -223,8 +298,12 @@ def _ignore_ctrl_c(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)       #
 
 def albumentations_batches(images, labels, order, table, bs, mean, std, share=slice(None), workers=0):
     "The same batches as `batches`, by albumentations in a DataLoader with `workers` processes."
+    images, labels, order, table = _fitting(images, labels, order, table, bs)
+    mean_on, std_on = _mean_std(images.device, mean, std)
     on_cpu = [t.cpu().numpy() for t in (images, labels, table)]
     chosen = [i[share].tolist() for i in order.split(bs)]
     dataset = KeyedImages(*on_cpu, mean)
     loader = DataLoader(dataset, batch_sampler=chosen, num_workers=workers, worker_init_fn=_ignore_ctrl_c)
-    for x, y in loader: yield normalise(x.to(images.device), mean, std), y.to(labels.device)
+    def stream():                                          # no process is started before the first batch is asked for
+        for x, y in loader: yield normalise(x.to(images.device), mean_on, std_on), y.to(labels.device)
+    return stream()

@@ -31,10 +31,13 @@ PRECISION_WORDS = 'auto', 'fp32', 'bf16', 'fp16'
 def _add_recipe(parser):
     "A flag for each field of a recipe, and what every training needs."
     add, helps = parser.add_argument, docments(Recipe)
-    for f in fields(Recipe):
+    for f in _typed_fields():
         number = f.type in (int, float)
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
             help=helps[f.name])
+    add('--weights', metavar='FILE',
+        help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
+             'its folder, or pretrained (default: drawn by the seed)')
     add('--data_dir', metavar='DIR',
         help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
@@ -47,9 +50,13 @@ def _add_recipe(parser):
         help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
     add('--engine', dest='backend', default=SUPPRESS, help=SUPPRESS)               # what it was called before
 
+def _typed_fields():
+    "The fields of a recipe that have a flag of their own: `weights` is a hash there, and a file on the command line."
+    return [f for f in fields(Recipe) if f.name != 'weights']
+
 def _typed(args):
     "Take the fields of a recipe that were typed out of parsed flags."
-    typed = {f.name: args.pop(f.name) for f in fields(Recipe)}
+    typed = {f.name: args.pop(f.name) for f in _typed_fields()}
     return {k: v for k, v in typed.items() if v is not None}
 
 def train_parser() -> ArgumentParser:

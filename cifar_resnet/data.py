@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from .core import home, rng, told
+from .core import as_labels, home, rng, told
 from .fetch import fetch, file_hash, take_members
 
 # %% ../nbs/03_data.ipynb #03-006
@@ -180,6 +180,11 @@ def split(
     limit:int=None,       # only the first so many indices of each part; None: all
 ) -> tuple[np.ndarray,np.ndarray]: # sorted indices: to train on, held out
     "A stratified split, the same for the same labels. Raises ValueError for a limit above the training part's size."
+    labels = as_labels(labels)
+    if not len(labels): raise ValueError('there are no images to split: give at least one')
+    if not 0 <= share <= 1: raise ValueError(f'share must be from 0 to 1, not {share}')
+    if limit is not None and not (type(limit) is int and limit > 0):
+        raise ValueError(f'limit must be a positive whole number, not {told(limit)}')
     shuffled = [rng('split', c).permutation(np.flatnonzero(labels==c)) for c in np.unique(labels)]
     valid_idx = np.sort(np.concatenate([s[:round(share*len(s))] for s in shuffled]))
     train_idx = np.setdiff1d(np.arange(len(labels)), valid_idx)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import home, pick_device, told
+from .core import as_labels, home, pick_device, told
 from .data import DATASETS, Images, held_out, load_data, read_picture
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
@@ -35,7 +35,7 @@ from .model import load_weights, summary, weights_file, weights_metadata
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, TEST_RESULTS, Run, check_files, now, only_one, peak_memory, provenance,
                                read_history, read_json, sealed, write_atomic, write_history, write_json)
-from .train import Training, load_run, read_about
+from .train import Training, load_run, read_about, read_pretrained, with_weights
 
 # %% ../nbs/12_job.ipynb #12-008
 def run_folder(recipe:Recipe) -> Path:
@@ -47,7 +47,8 @@ def first_difference(
     asked:dict, # some fields of another
 ) -> str: # such as 'epochs 2, not 3'; None if there is none
     "The first field in which a saved recipe is not as asked."
-    return next((f'{k} {saved[k]}, not {v}' for k, v in asked.items() if saved[k] != v), None)
+    short = lambda k, v: f'{v[:12]}…' if k == 'weights' and v else v                 # a SHA-256
+    return next((f'{k} {short(k, saved[k])}, not {short(k, v)}' for k, v in asked.items() if saved[k] != v), None)
 
 def check_same_recipe(
     folder,
@@ -59,6 +60,7 @@ def check_same_recipe(
     if not (other := first_difference(saved, asked)): return
     field = other.split()[0]
     value = ','.join(map(str, saved[field])) if isinstance(saved[field], tuple) else saved[field]
+    if field == 'weights': value = 'FILE (it began from trained weights)'
     instead = f'leave --{field} out' if field in typed else f'add --{field} {value} if that is the one you mean'
     raise ValueError(f'{folder} holds a run with {other}: {instead}, or choose another --out')
 
@@ -95,6 +97,7 @@ def about_run(training:Training, classes:tuple) -> dict:
         schema=SCHEMA, finished=False, test_reads=0,
         recipe=asdict(t.planned), recipe_hash=t.planned.hash(), seed=t.recipe.seed,
         data_sha256=t.data_sha256, split_sha256=_split_hash(t), classes=list(classes), mean=t.mean, std=t.std,
+        head=t.head,                                    # of trained weights: kept or new; None: all were drawn
         parameters=sum(p.numel() for p in t.model.parameters()), disk_bytes=disk_needed(t),
         augmentation='batched' if t.workers is None else 'albumentations',
         precision=t.precision, backend=t.backend, processes=t.processes, **provenance(t.device),
@@ -168,7 +171,7 @@ def store_logits(
     "Add the logits of `images` by a run's final weights to its logits.safetensors."
     model = load_weights(folder/'weights.safetensors').to(device, memory_format=torch.channels_last)
     x = normalise(torch.from_numpy(images.images).to(device), about['mean'], about['std'])
-    new = {part: predict(model, x), f'{part}_labels': torch.from_numpy(images.labels)}
+    new = {part: predict(model, x), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
     if views: new[f'{part}_tta'] = predict_views(model, x)
     write_atomic(folder/'logits.safetensors', save({**stored_logits(folder), **new}))
 
@@ -292,12 +295,14 @@ def job(
     draw:bool=True,         # False: leave the figures to a later call
     data=None,              # its training and test images, if they are loaded already
     trainer=Training,       # who trains: `scale.SharedTraining` where several processes share the run
+    weights=None,           # begin from these: see `read_pretrained`; a run that is gone on with does not need them
 ) -> Run:
     """Train by a recipe, test once, draw the figures. A finished run is only loaded (and drawn, if it has no figures).
     Raises ValueError for a folder with another recipe, or an unfinished run without `resume`; OSError for one that
     cannot be written."""
     where = pick_device(device)
-    asked, full = _asked(recipe, where.type)
+    start = None if weights is None else read_pretrained(weights)
+    asked, full = _asked(recipe, where.type, start)
     folder = home(out) if out else run_folder(full)
     if where.type == 'cuda': torch.cuda.reset_peak_memory_stats()
     about = check_folder(folder, full, asked, resume)
@@ -317,7 +322,7 @@ def job(
     how = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend,
                budget_s=budget_s, precision=precision)
     begun = about and any((folder/'checkpoints').glob('*.pt'))
-    training = None if trained or begun else trainer(full, train, **how)        # before anything is written
+    training = None if trained or begun else trainer(full, train, weights=start, **how)   # before anything is written
     trainer.meet()                                                              # all have seen the folder as it was
     if not trainer.leads(): return trainer.follow(training, train, trained, **how)
     with _writing(folder, 'choose another --out'): (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
@@ -332,10 +337,12 @@ def job(
     return run
 
 # %% ../nbs/12_job.ipynb #12-029
-def _asked(recipe, device_type):
+def _asked(recipe, device_type, start=None):
     "The fields that were asked for, and the whole recipe."
     asked = recipe if isinstance(recipe, dict) else {k: v for k, v in asdict(recipe).items() if v is not None}
-    full = recipe_from(asked).filled(device_type)
+    if start: asked = dict(weights=start.sha256) | asked             # first: the others follow from it
+    full = recipe_from(asked)
+    full = (with_weights(full, start) if start else full).filled(device_type)
     plateau = [k for k in asked if k.startswith('plateau_')]
     if plateau and isinstance(recipe, dict) and full.schedule != 'plateau':
         raise ValueError(f'{plateau[0]} means nothing where the rate falls in a line: '
@@ -354,7 +361,7 @@ def check_folder(
             raise FileNotFoundError(f'{folder} holds no run to resume: leave --resume out, or name the folder by --out')
         return check_no_stranger(folder)
     about = read_about(folder)
-    usual = {k: v for k, v in asdict(full).items() if k in asked or k != 'batch_size'}
+    usual = dict(weights=full.weights) | {k: v for k, v in asdict(full).items() if k in asked or k != 'batch_size'}
     wanted = {k: usual[k] for k in asked} if resume else usual
     check_same_recipe(folder, asdict(recipe_from(about['recipe'])), wanted, asked)
     if not resume and not about['finished']:

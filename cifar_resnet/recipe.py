@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'RECIPES', 'FOR_DATASET', 'BEFORE', 'CHOICES', 'MAY_BE_0',
            'recipe_from', 'saved_recipe']
 
 # %% ../nbs/08_recipe.ipynb #08-003
-import hashlib, json, math, operator
+import hashlib, json, math, operator, re
 from dataclasses import asdict, dataclass, fields, replace
 
 # %% ../nbs/08_recipe.ipynb #08-011
@@ -49,7 +49,7 @@ FOR_DATASET = dict(
         plateau_factor=.25,
     ),
 )
-BEFORE = dict(filters='free', schedule='plateau')   # what a recipe meant that was saved before it had these fields
+BEFORE = dict(filters='free', schedule='plateau', weights=None) # what a recipe meant that was saved without them
 
 # %% ../nbs/08_recipe.ipynb #08-022
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Recipe:
     plateau_start:float = None     # watch only once the training loss is below this share of log(classes)
     variant:str = None             # of Shapes-10: clean, distractors, two or shortcut
     limit:int = None               # use only the first n images of each split
+    weights:str = None             # SHA-256 of the file of trained weights to begin from; None: drawn by the seed
 
     def __post_init__(self):
         for f in fields(self):
@@ -126,6 +127,7 @@ def _checked(field, value):
     if value is None and field.default is None: return None
     if field.name in CHOICES: return _one_of(CHOICES[field.name], field.name, value)
     if field.name == 'strides': return _strides(value)
+    if field.name == 'weights': return _sha256(value)
     _check_number(field.name, field.type, value)
     return field.type(value)                                      # 1 and 1.0 are one recipe
 
@@ -145,6 +147,12 @@ def _strides(value):
         raise ValueError(f'strides {value!r} make no sense: give four numbers, each 1 or 2, such as 1,2,2,2')
     return strides
 
+def _sha256(value):
+    if not isinstance(value, str) or not re.fullmatch('[0-9a-f]{64}', value):
+        raise ValueError(f'weights must be the SHA-256 of a file, 64 digits from 0 to f, not {value!r}: '
+                         'the file itself is given to the training')
+    return value
+
 def _check_number(name, kind, value):
     whole = kind is int
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not -1e300 < value < 1e300:
@@ -159,6 +167,8 @@ def _check_number(name, kind, value):
 # %% ../nbs/08_recipe.ipynb #08-035
 def _check_together(r):
     "Raise ValueError if a recipe's network cannot be built."
+    if r.weights and r.last_gain not in (None, 1):
+        raise ValueError('last_gain is the first gain of weights that are drawn: leave last_gain or weights out')
     if None in (r.width, r.strides, r.norm): return
     if r.norm.startswith('group') and r.width % (groups := int(r.norm[5:])):
         raise ValueError(f"norm {r.norm!r} needs channels in multiples of {groups}, but a layer has {r.width}: "

@@ -23,7 +23,7 @@ from .evaluate import spread
 from .job import check_same_recipe, first_difference, job
 from .recipe import recipe_from, saved_recipe
 from .runs import only_one, read_json, write_json
-from .train import Training, load_run, read_about
+from .train import Training, load_run, read_about, read_pretrained
 
 # %% ../nbs/13_scale.ipynb #13-012
 def sweep(
@@ -33,11 +33,11 @@ def sweep(
     devices:list=None,        # one run at a time on each of them; None: on every GPU, or on the CPU
     budget_s:float=math.inf,  # seconds after which it stops
     read_test:bool=False,     # open the test set of each run, once
-    **options,                # of `job`: data_dir, save_every_s, backend ...
+    **options,                # of `job`: data_dir, save_every_s, backend, weights ...
 ) -> dict: # what sweep.json holds: table (a row a recipe), runs (a row a run), failed, and how many are left
     """Train recipes × seeds, one after the other.
     Raises ValueError for what cannot be a sweep, and for a name that was another recipe in this folder."""
-    out, until = home(out), time.time() + budget_s
+    out, until, recipes = home(out), time.time() + budget_s, _begun_from(options.get('weights'), recipes)
     devices = devices or [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
     plan = _plan(recipes, seeds, pick_device(devices[0]).type)
     out.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,14 @@ def sweep(
         return _write_sweep(out, rows, plan)
 
 # %% ../nbs/13_scale.ipynb #13-014
+def _begun_from(weights, recipes):
+    "The recipes; of a sweep that begins from trained weights, with their architecture and hash."
+    if weights is None: return recipes
+    start = read_pretrained(weights)
+    known = dict(start.model.config, weights=start.sha256)
+    known.pop('num_classes')
+    return {name: known | fields if isinstance(fields, dict) else fields for name, fields in recipes.items()}
+
 def _plan(recipes, seeds, device_type):
     "(name, seed) -> fields, one seed after the other. Raises ValueError for what makes no sense."
     for name, fields in recipes.items():
