@@ -252,14 +252,17 @@ def _reading_of_tokens(model, trace, key, axis, rest):
         grid = _grid(n, trace)
         if not grid or (grows and grows != {tokens}): continue
         if grows and trace.grown[key][tokens] - len(left_out) != 4*n: continue       # not a grid, but a row
-        if grid not in _grids(trace) and (not grows or _another_grid(n, trace)): continue
+        if grid not in _grids(trace) and (not grows or _another_grid(n, grid, trace)): continue
         found.append((tokens, channels, left_out, grid))
     if len(found) > 1: found = [f for f in found if shape[f[1]] in trace.widths and shape[f[0]] not in trace.widths]
     if len(found) != 1: return None
     (tokens, channels, left_out, grid), = found
     return _from_tokens((axis, tokens, channels), shape[tokens], left_out, grid)
 
-def _another_grid(n, trace): return any(len(s) == 4 and s[2]*s[3] == n for s in trace.shapes.values())
+def _another_grid(n, grid, trace):
+    "Whether some layer returns maps of as many cells in another shape."
+    maps = [s[2:] for key, s in trace.shapes.items() if len(s) == 4 and trace.batch[key] == 0]
+    return any(h*w == n and (h, w) != grid for h, w in maps)
 
 def _permuted(*order): return lambda a: a.permute(order)
 
@@ -349,12 +352,23 @@ def _spelt(layer, names):
 def _last_map(model, trace, output):
     "The last layer that returns a map to which the logits listen."
     known = output is None or isinstance(output, (str, int))
-    if known and output in trace.last: return trace.last[output]
     maps = _runs_with_maps(model, trace)
+    _warn_of_later(model, trace, maps[-1])
+    if known and output in trace.last: return trace.last[output]
     found = _listened_to(model, trace, maps, output)
     layer = _run_name(trace, found or maps[-1])
     if found and known: trace.last[output] = layer
     return layer
+
+def _warn_of_later(model, trace, last):
+    "Say so if a later layer may return a map, but what its axes mean is not sure."
+    later = [*trace.shapes][[*trace.shapes].index(last) + 1:]
+    could_be = lambda s, axis: len(s) in (3, 4) and sum(n > 1 for i, n in enumerate(s) if i != axis) > 1
+    unsure = [key for key in later if trace.batch[key] is not None and could_be(trace.shapes[key], trace.batch[key])
+              and key not in trace.flat and not _reading(model, trace, key)]
+    if unsure:
+        warnings.warn(f'layers behind {last[0]!r}, such as {unsure[-1][0]!r} with {trace.shapes[unsure[-1]]} for 3 images, are '
+                      'passed over, since it is not sure what their axes mean: name one, and say so by reshape=', stacklevel=6)
 
 def _run_name(trace, key): return '{}@{}'.format(*key) if (key[0], 1) in trace.shapes else key[0]
 

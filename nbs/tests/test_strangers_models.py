@@ -99,6 +99,9 @@ REAL = {          # what: how it is made, the side of its pictures, a layer, how
     'transformers Swin': (lambda: of_transformers('SwinConfig', 'SwinForImageClassification', image_size=32, patch_size=2,
         embed_dim=12, depths=[1,1], num_heads=[2,2], window_size=4), 32,
         'swin.layernorm', tokens(0, 8), 'swin.layernorm', its_logits),
+    'transformers Swin, as many cells as a table of biases': (lambda: of_transformers('SwinConfig', 'SwinForImageClassification',
+        image_size=64, patch_size=2, embed_dim=24, depths=[1,1], num_heads=[2,2], window_size=4), 64,
+        'swin.layernorm', tokens(0, 16), 'swin.layernorm', its_logits),
     'transformers ConvNeXt': (lambda: of_transformers('ConvNextConfig', 'ConvNextForImageClassification',
         hidden_sizes=[8,16], depths=[1,1], num_stages=2), 64,
         'convnext.encoder.stages.1', cells_first, 'convnext.encoder.stages.1', its_logits)}
@@ -258,6 +261,14 @@ def test_axes_that_cannot_be_told(what):
     if what == 'five axes': model.forward = lambda x: model.head(model.body(model.first(x)).flatten(1, 2).mean((2,3)))
     with pytest.raises(ValueError, match=said) as e: gradcam(model, x, 1, layer)
     assert len(str(e.value).splitlines()) == 1
+
+def test_layers_that_are_passed_over_are_said():
+    "The last map that is sure is not the last map."
+    model, x = made(lambda: Strict(nn.Sequential(patches(24), nn.ReLU()), Do(lambda a: a.flatten(2)[:, :, :60].transpose(1, 2)), 1, 24)), images()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"layers behind 'first', such as 'body' with \(3, 60, 24\) for 3 images, are passed over") as said:
+            gradcam(model, x, 1)
+        assert said[0].filename == __file__
 
 def test_position_biases_are_never_the_default():
     model = made(Biased)
