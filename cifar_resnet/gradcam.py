@@ -122,13 +122,12 @@ _traces = WeakKeyDictionary()          # model -> {what it was when it was watch
 def _trace(model, images) -> _Trace:
     "A model's trace for images like these; it is remembered as long as the model has the same modules."
     key = tuple(map(id, model.modules())), images.shape[1:], images.dtype, images.device
-    known = _traces.setdefault(model, {})
-    if key not in known:
-        known.clear()
-        try: known[key] = _watched(model, _noise(images), alike=True)
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):   # it may take no noise, or not three
-            return _watched(model, images, alike=False)
-    return known[key]
+    if known := _traces.get(model, {}).get(key): return known
+    try: found = _watched(model, _noise(images), alike=True)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):       # it may take no noise, or not three
+        return _watched(model, images, alike=False)
+    _traces[model] = {key: found}
+    return found
 
 def _noise(images, n=3, times=1):
     "Images of noise, of the same type, on the same device; the last one is the first once more."
@@ -139,7 +138,7 @@ def _noise(images, n=3, times=1):
 
 def _watched(model, x, alike):
     "A trace from one forward pass."
-    trace = _Trace(x[:0], {}, {}, set(), {}, _widths(model), last={})
+    trace = _Trace(x.new_empty(0, *x.shape[1:]), {}, {}, set(), {}, _widths(model), last={})
     def note(key, inputs, a):
         axis = _images_axis(a, len(x), alike)
         trace.shapes[key], trace.batch[key] = tuple(a.shape), axis
