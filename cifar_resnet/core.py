@@ -183,10 +183,11 @@ def _from_rows(rows, count):
 def _from_names(names, classes):
     "Class numbers from the names of the classes."
     number = {} if classes is None or isinstance(classes, int) else {name: i for i, name in enumerate(classes)}
-    unknown = next((name for name in names if not isinstance(name, str) or name not in number), None)
-    if unknown is not None:
+    names = names.tolist()
+    unknown = [name for name in names if not isinstance(name, str) or name not in number]
+    if unknown:
         which = f'choose from {", ".join(map(str, number))}' if number else 'give class numbers'
-        raise ValueError(f'there is no class {unknown!r}: {which}')
+        raise ValueError(f'there is no class {unknown[0]!r}: {which}')
     return np.array([number[name] for name in names], np.int64)
 
 def _whole_classes(found, count):
