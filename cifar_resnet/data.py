@@ -184,12 +184,12 @@ def find_folder(
 def _load_archive(archive, data_dir, mirrors, others=()):
     "Train and test from the official files where they are found, else from another version, else from a mirror."
     top, folder = _top(data_dir, archive), find_folder(data_dir, archive)
-    if folder is None:
-        packed = next(iter(_near(top, archive.file)), None)
-        for read in () if packed else others:
-            if found := read(top): return found
-        folder = _unpacked(packed or _fetched(top, archive, mirrors), archive)
-    if folder != data_folder(data_dir)/archive.folder: warnings.warn(f'{archive.title} was found in {folder}')
+    packed = None if folder else next(iter(_near(top, archive.file)), None)
+    for read in () if folder or packed else others:
+        if found := read(top): return found
+    if (found := folder or packed) and found.parent != data_folder(data_dir):
+        warnings.warn(f'{archive.title} was found in {found}')
+    folder = folder or _unpacked(packed or _fetched(top, archive, mirrors), archive)
     if 'meta' in archive.members: _read_classes(folder/'meta', archive)
     *train, test = [_read_batch(folder/name, archive) for name in archive.members if name != 'meta']
     return _joined(train), test
@@ -644,6 +644,8 @@ def picture_folder(
     Raises OSError or ValueError for a picture that cannot be read, and for a folder that is no such data set."""
     top = _with_train(home(path))
     classes, name = _classes_in(top/'train'), name or f'folder:{home(path).absolute().name}'
+    if len(classes) < 2:
+        raise ValueError(f'{top}/train needs a folder for each of two classes or more, and has {len(classes)}')
     train = _pictures(top/'train', classes, name)
     if (top/'test').is_dir(): return train, _pictures(top/'test', classes, name)
     return _without_a_tenth(train, top)
@@ -683,10 +685,7 @@ def _classes_in(folder):
     "The names of the classes. Raises ValueError for what is none."
     if loose := [p.name for p in _seen(folder) if not p.is_dir()]:
         raise ValueError(f'{folder}/{loose[0]} lies in no class: put it into {folder}/CLASS/')
-    classes = tuple(p.name for p in _seen(folder))
-    if len(classes) < 2:
-        raise ValueError(f'{folder} needs a folder for each of two classes or more, and has {len(classes)}')
-    return classes
+    return tuple(p.name for p in _seen(folder))
 
 def _pictures(folder, classes, name):
     "All pictures of the classes. What `read_picture` warns of is said once, with how often."
