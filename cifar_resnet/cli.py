@@ -36,8 +36,8 @@ def _add_recipe(parser):
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
             help=helps[f.name])
     add('--data_dir', metavar='DIR',
-        help='contains cifar-10-batches-py or cifar-100-python; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, '
-             'fetched if need be')
+        help='contains cifar-10-batches-py or cifar-100-python (default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, '
+             'fetched if need be), or is the PATH of a folder of pictures')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT',
         help='stop after so many seconds, saved, to be gone on with')

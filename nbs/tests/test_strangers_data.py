@@ -100,7 +100,7 @@ PLACES = {      # what is there -> the name that is given, what is said
     'itself, under another name': ('d/mine', 'd/mine', 'CIFAR-10 was found in'),
     'one above': (f'd/x/{FOLDER}', 'd', 'CIFAR-10 was found in'),
     'twice the folder': (f'd/{FOLDER}/{FOLDER}', 'd', 'CIFAR-10 was found in'),
-    'twice the folder, named': (f'd/{FOLDER}/{FOLDER}', f'd/{FOLDER}', 'CIFAR-10 was found in'),
+    'twice the folder, named': (f'd/{FOLDER}/{FOLDER}', f'd/{FOLDER}', None),
 }
 
 @pytest.mark.parametrize('there, named, said', PLACES.values(), ids=PLACES)
@@ -390,6 +390,7 @@ WRONG = {   # what is changed, what the sentence says
     'a class of test that train lacks': (lambda p: paint(p/'test'/'cow'), r'test/cow is no class of train: choose from cat, dog'),
     'an empty class': (lambda p: (p/'train'/'cow').mkdir(), r'train/cow is empty'),
     'an empty class in test': (lambda p: [f.unlink() for f in (p/'test'/'cat').iterdir()], r'test/cat is empty'),
+    'an empty test': (lambda p: [shutil.rmtree(d) for d in (p/'test').iterdir()], r'test is empty: put pictures into'),
     'a single class': (lambda p: shutil.rmtree(p/'train'/'cat'), 'needs a folder for each of two classes or more, and has 1'),
     'no class': (lambda p: [shutil.rmtree(d) for d in (p/'train').iterdir()], 'of two classes or more, and has 0'),
     'pictures under train': (lambda p: shutil.copy(p/'train'/'cat'/'0.png', p/'train'/'0.png'), r'train/0.png lies in no class'),
