@@ -200,8 +200,12 @@ def _unpacked(packed, archive):
         raise ValueError(f'{packed} is not the official archive (its SHA-256 is {got[:12]}…, not '
                          f'{archive.sha256[:12]}…): put the right one there, or remove it to have it fetched')
     part, folder = packed.with_name(f'{archive.folder}.part'), packed.with_name(archive.folder)
-    take_members(packed, {f'{archive.folder}/{name}': known for name, known in archive.members.items()}, part)
-    os.replace(part, folder)
+    try:
+        take_members(packed, {f'{archive.folder}/{name}': known for name, known in archive.members.items()}, part)
+        os.replace(part, folder)
+    except OSError as e:
+        raise OSError(f'{packed} cannot be unpacked where it is ({e.strerror}): copy it into another folder, '
+                      f'and name that (--data_dir)') from e
     return folder
 
 def _fetched(top, archive, mirrors):

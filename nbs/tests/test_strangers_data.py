@@ -146,6 +146,13 @@ def test_an_archive_that_is_not_the_official_one_is_kept(tmp_path):
     assert listing(tmp_path) == [CIFAR10.file]
 
 
+def test_an_archive_where_nothing_can_be_written(tmp_path, monkeypatch):
+    def full(*args): raise OSError(30, 'Read-only file system')
+    write(tmp_path/CIFAR10.file, data.CIFAR10.whole)
+    monkeypatch.setattr(data, 'take_members', full)
+    with pytest.raises(OSError, match='cannot be unpacked where it is .Read-only file system.: copy it into another folder'): cifar10(tmp_path)
+
+
 FETCHED = {     # what lies in the folder, and is no stranger
     'nothing': [], 'a part': [f'{CIFAR10.file}.part'], 'a folder of parts': [f'{FOLDER}.part/data_batch_1'], 'notes': [NOTES],
     'a hidden file': ['.DS_Store'], 'the other data set': ['cifar-100-python/train'], 'its archive': [CIFAR100.file]}
