@@ -293,7 +293,7 @@ def cold_start(
 def _pictures(n) -> Images:
     "So many pictures to train on; after 5,000 they repeat."
     drawn = shapes10(n_train=min(n, 5000), n_test=10)[0]
-    return replace(drawn, masks=None).take(np.arange(n) % len(drawn))
+    return replace(drawn, masks=None, name='').take(np.arange(n) % len(drawn))       # of no name: for any recipe
 
 def _check(images, bs, pairs, device):
     "Raise ValueError if nothing can be measured so."

@@ -39,7 +39,8 @@ def _add_recipe(parser):
         help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
              'its folder, or pretrained (default: drawn by the seed)')
     add('--data_dir', metavar='DIR',
-        help='contains cifar-10-batches-py; default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, fetched if need be')
+        help='contains cifar-10-batches-py or cifar-100-python (default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, '
+             'fetched if need be), or is the PATH of a folder of pictures')
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT',
         help='stop after so many seconds, saved, to be gone on with')
@@ -353,11 +354,11 @@ _PAGE = '''
 {%- endblock -%}
 '''
 
-def _app_files(folder, run):
+def _app_files(folder, run, data_dir=None):
     "Write what Voilà serves: a notebook of one cell that works in this folder, this Python as its kernel, our page."
     page = folder/'voila'/'templates'/'cifar_resnet'/'index.html.j2'
     files = {
-        folder/'app.ipynb': json.dumps(_app_notebook(run)),
+        folder/'app.ipynb': json.dumps(_app_notebook(run, data_dir)),
         folder/'kernels'/'cifar_resnet'/'kernel.json': json.dumps(_app_kernel()),
         page: _PAGE,
         page.with_name('conf.json'): '{"base_template": "lab"}',
@@ -367,9 +368,10 @@ def _app_files(folder, run):
         path.write_text(text, encoding='utf-8')
     return folder/'app.ipynb'
 
-def _app_notebook(run):
+def _app_notebook(run, data_dir):
+    told = '' if run is None else ascii(str(run)) + (f', {ascii(str(data_dir))}' if data_dir else '')
     source = (f'import os; os.chdir({ascii(os.getcwd())})\nfrom cifar_resnet.stepper import app\n'
-              f'app({"" if run is None else ascii(str(run))})')
+              f'app({told})')
     cell = dict(cell_type='code', id='app', source=source, metadata={}, outputs=[], execution_count=None)
     about = dict(title=_TITLE, kernelspec=dict(name='cifar_resnet', display_name='cifar_resnet', language='python'))
     return dict(cells=[cell], metadata=about, nbformat=4, nbformat_minor=5)
@@ -414,6 +416,7 @@ def app_main(argv:list=None) -> int: # exit code
     add = parser.add_argument
     add('--run', metavar='DIR',
         help="explore this finished run's network and images; default: a network that comes with the package")
+    add('--data_dir', metavar='DIR', help="where the run's data lies, if not in the usual place")
     add('--ip', default='127.0.0.1', metavar='TEXT',
         help='the address to listen at; 0.0.0.0: everyone who reaches this machine may use it '
              '(default: 127.0.0.1, only this machine)')
@@ -421,21 +424,21 @@ def app_main(argv:list=None) -> int: # exit code
     add('--theme', choices=('light', 'dark'), default='light', help='(default: light)')
     add('--no_browser', action='store_true', help='only print the address')
     args = parser.parse_args(argv)
-    return _run('cifar_app', lambda: _app(args.run, args.ip, args.port, args.theme, not args.no_browser))
+    return _run('cifar_app', lambda: _app(args.run, args.data_dir, args.ip, args.port, args.theme, not args.no_browser))
 
-def _app(run, ip, port, theme, open_browser):
+def _app(run, data_dir, ip, port, theme, open_browser):
     try: Voila = import_module('voila.app').Voila
     except ImportError: raise ValueError("this needs Voilà: pip install 'cifar_resnet[app]'") from None
     from cifar_resnet.core import home
     from cifar_resnet.explore import subject
-    port, run = _free_port(ip, port), run and home(run).resolve()
-    subject(run)                                      # what is wrong is said here, not to a visitor
+    port, run, data_dir = _free_port(ip, port), *(p and home(p).resolve() for p in (run, data_dir))
+    subject(run, data_dir)                                      # what is wrong is said here, not to a visitor
     with tempfile.TemporaryDirectory(prefix='cifar_app-') as folder:
-        _serve(Voila, Path(folder).resolve(), run, ip, port, theme, open_browser)
+        _serve(Voila, Path(folder).resolve(), (run, data_dir), ip, port, theme, open_browser)
 
-def _serve(Voila, folder, run, ip, port, theme, open_browser):
+def _serve(Voila, folder, shown, ip, port, theme, open_browser):
     "Serve until Ctrl-C."
-    _app_files(folder, run)
+    _app_files(folder, *shown)
     old = os.environ.get('JUPYTER_PATH')
     os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [str(folder), old]))    # our page and kernel
     logging.getLogger('tornado.general').setLevel(logging.ERROR)      # it complains of a setting of Jupyter's own

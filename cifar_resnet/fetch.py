@@ -105,14 +105,14 @@ def _from_mirror(url, path, sha256, size, tries, timeout):
 # %% ../nbs/02_fetch.ipynb #02-029
 def take_members(
     archive:str|Path,       # a tar file, compressed or not
-    wanted:dict[str,tuple], # member name -> (bytes, MD5)
+    wanted:dict[str,tuple], # member name -> (bytes or None, if they are not known; MD5)
     folder:str|Path,        # each member is written here, under the last part of its name
 ):
     "Write the `wanted` members of an archive into `folder`. Raises ValueError if one is missing, or anything is wrong."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive) as tar:
-            members = _checked_members(tar, 2**20 + max(size for size, _ in wanted.values()))
+            members = _checked_members(tar, 2**20 + max(size or 2**28 for size, _ in wanted.values()))
             for name, (size, md5) in wanted.items():
                 _write_member(folder/Path(name).name, _read_member(tar, members, name, size, md5))
     except Exception as e:
@@ -123,9 +123,10 @@ def take_members(
 def _read_member(tar, members, name, size, md5):
     "The bytes of a member. Raises ValueError unless it is a file of this size and hash."
     if name not in members: raise ValueError(f'has no member {name}')
-    if not members[name].isreg() or members[name].size != size:
-        raise ValueError(f'{name} is not a file of {size:,} bytes')
-    data = tar.extractfile(members[name]).read(size)
+    found = members[name]
+    if not found.isreg() or found.size != (size or found.size):
+        raise ValueError(f'{name} is not a file' + (f' of {size:,} bytes' if size else ''))
+    data = tar.extractfile(found).read(found.size)
     if hashlib.md5(data).hexdigest() != md5: raise ValueError(f'{name} is damaged (its MD5 is not {md5})')
     return data
 

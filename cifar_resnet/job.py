@@ -26,7 +26,7 @@ from tqdm import tqdm
 from . import plots
 from .augment import normalise
 from .core import as_labels, home, pick_device, told
-from .data import DATASETS, Images, held_out, load_data, read_picture
+from .data import Images, held_out, load_data, notes_of, read_picture
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
 from .fetch import file_hash
@@ -35,12 +35,12 @@ from .model import load_weights, summary, weights_file, weights_metadata
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, TEST_RESULTS, Run, check_files, now, only_one, peak_memory, provenance,
                                read_history, read_json, sealed, write_atomic, write_history, write_json)
-from .train import Training, load_run, read_about, read_pretrained, with_weights
+from .train import Training, check_data, load_run, read_about, read_pretrained, with_weights
 
 # %% ../nbs/12_job.ipynb #12-008
 def run_folder(recipe:Recipe) -> Path:
     "Where a (filled) recipe's run goes if nobody says otherwise."
-    return Path('runs')/f'{recipe.dataset}-{recipe.recipe}-{recipe.hash()}-{recipe.seed}'
+    return Path('runs')/f'{recipe.dataset.replace(":", "-")}-{recipe.recipe}-{recipe.hash()}-{recipe.seed}'
 
 def first_difference(
     saved:dict, # fields of a recipe
@@ -96,7 +96,8 @@ def about_run(training:Training, classes:tuple) -> dict:
     return dict(
         schema=SCHEMA, finished=False, test_reads=0,
         recipe=asdict(t.planned), recipe_hash=t.planned.hash(), seed=t.recipe.seed,
-        data_sha256=t.data_sha256, split_sha256=_split_hash(t), classes=list(classes), mean=t.mean, std=t.std,
+        data=t.data_name, data_sha256=t.data_sha256, split_sha256=_split_hash(t),
+        classes=list(classes), mean=t.mean, std=t.std,
         head=t.head,                                    # of trained weights: kept or new; None: all were drawn
         parameters=sum(p.numel() for p in t.model.parameters()), disk_bytes=disk_needed(t),
         augmentation='batched' if t.workers is None else 'albumentations',
@@ -179,7 +180,7 @@ def write_weights(training:Training, classes:tuple):
     "Write the best weights of a trained run: now they are final."
     t = training
     t.averaged.load_state_dict(t.best['weights'])
-    about = dict(classes=list(classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.recipe.dataset)
+    about = dict(classes=list(classes), mean=t.mean, std=t.std, epoch=t.best['epoch'], dataset=t.data_name)
     write_atomic(t.folder/'weights.safetensors', weights_file(t.averaged, **about))
 
 def metrics_from_logits(folder:Path) -> dict: # what goes into run.json
@@ -282,7 +283,7 @@ def _without(logits, labels, notes):
 def job(
     recipe:Recipe|dict,     # a dict: these fields were asked for, the rest is usual (or, resuming, what the run says)
     out:str|Path=None,      # the run folder; None: `run_folder`
-    data_dir:str|Path=None, # contains cifar-10-batches-py
+    data_dir:str|Path=None, # where the data lies: see `load_data`
     device:str='auto',
     resume:bool=False,      # go on with an unfinished run
     save_every_s:float=60,  # seconds between checkpoints
@@ -293,7 +294,7 @@ def job(
     progress:bool=True,     # show a bar
     read_test:bool=True,    # False: leave the test set closed; its results are None, figures show held-out images
     draw:bool=True,         # False: leave the figures to a later call
-    data=None,              # its training and test images, if they are loaded already
+    data=None,              # its training and test images, if they are loaded already, or your own
     trainer=Training,       # who trains: `scale.SharedTraining` where several processes share the run
     weights=None,           # begin from these: see `read_pretrained`; a run that is gone on with does not need them
 ) -> Run:
@@ -309,11 +310,14 @@ def job(
     if about: full = recipe_from(about['recipe'])
     trained = bool(about and about['finished'])
     done = trained and (about['test_reads'] or not read_test)
-    if done and (not draw or not trainer.leads() or _is_drawn(folder)): return load_run(folder)
+    drawn = done and (not draw or not trainer.leads() or _is_drawn(folder))
+    named = recipe.get('dataset', full.dataset) if isinstance(recipe, dict) else full.dataset
+    if drawn and not data and not _names_a_folder(named, data_dir): return load_run(folder)
 
-    train, test = data or load_data(full.dataset, data_dir, full.variant)
-    if about and about['classes'] != list(train.classes):
-        raise ValueError(f'{folder}/run.json has other classes than the data: restore it, or choose another --out')
+    train, test = data or load_data(named, data_dir, full.variant)
+    check_data(full, train)
+    if about: _check_same_data(folder, about, train)
+    if drawn: return load_run(folder)
     valid, test = held_out(train, full.limit), TestSet(test.take(slice(full.limit)), folder)
     if done:
         with _writing(folder, 'when that is repaired, the same command goes on'):
@@ -332,7 +336,7 @@ def job(
             if begun: training = _resumed(trainer, full, train, about, **how)
             else: open_run(training, train.classes)
             new = _train(training, train.classes, progress)
-        run = _finish(folder, new, valid, test, read_test, draw, where, DATASETS[full.dataset].notes(data_dir))
+        run = _finish(folder, new, valid, test, read_test, draw, where, notes_of(train.name, data_dir))
     trainer.meet()
     return run
 
@@ -348,6 +352,19 @@ def _asked(recipe, device_type, start=None):
         raise ValueError(f'{plateau[0]} means nothing where the rate falls in a line: '
                          f'leave it out, or add --schedule plateau')
     return asked, full
+
+def _names_a_folder(dataset, data_dir):
+    "Whether it is said where pictures of one's own lie: two folders may have one name."
+    return dataset.startswith('folder:') and bool(data_dir or Path(dataset[7:]).name != dataset[7:])
+
+def _check_same_data(folder, about, train):
+    "Raise ValueError if a run learnt from other images."
+    advice = 'give the images that it learnt from, or choose another --out'
+    if about['classes'] != list(train.classes):
+        raise ValueError(f'{folder}/run.json has other classes than the data: {advice}')
+    if about['finished'] and about['data_sha256'] != train.fingerprint():
+        raise ValueError(f'{folder} holds a run that was trained on other data: images with the SHA-256 '
+                         f'{about["data_sha256"][:12]}…, not {train.fingerprint()[:12]}…: {advice}')
 
 def check_folder(
     folder:Path,
@@ -464,7 +481,7 @@ def release(
 ) -> dict: # what the file says of itself, and its sha256
     "Write a run's weights in half precision, with the test accuracy of exactly these, and what their user must know."
     m, path, half = run.metrics, Path(path), deepcopy(run.model).half()
-    about = dict(classes=m['classes'], mean=m['mean'], std=m['std'], dataset=run.recipe.dataset,
+    about = dict(classes=m['classes'], mean=m['mean'], std=m['std'], dataset=m['data'],
                  recipe=asdict(run.recipe), epoch=m['epoch'], temperature=m['temperature'])
     write_atomic(path, weights_file(half, **about))
     model = load_weights(path).to(device, memory_format=torch.channels_last)

@@ -337,10 +337,10 @@ def _class_ticks(ax, classes, cell):
 def class_bars(
     rows:list[dict], # class, accuracy, low, high: see `evaluate.class_accuracies`
 ) -> Figure:
-    "The accuracy of each class with its interval, the worst at the top."
+    "The accuracy of each class with its interval, the worst at the top; of more than 25 classes, the worst 25."
     rows = _rows(rows, 'class', 'accuracy', 'low', 'high')
     values = _shares(_column(rows, 'accuracy'), len(rows), 'accuracies')
-    rows = [rows[i] for i in np.argsort(values, kind='stable')]                      # NaN comes last
+    of, rows = len(rows), [rows[i] for i in np.argsort(values, kind='stable')[:25]]   # NaN comes last
     values, low, high = (_column(rows, key) for key in ('accuracy', 'low', 'high'))
     names = [_fitting(name, 1.6, 8) for name in _texts([row['class'] for row in rows], len(rows), 'class names')]
     fig, [[ax]] = axes_grid(5, .6 + .22*len(rows))
@@ -348,6 +348,7 @@ def class_bars(
     ax.hlines(range(len(rows)), low, high, color=BLUE, lw=1.5)
     for y, (value, end) in enumerate(zip(values, high)):
         ax.text((end if np.isfinite(end) else 0) + .015, y, _said(value, '.1%'), va='center', fontsize=8)
+    if of > len(rows): ax.set_title(f'The worst {len(rows)} of {of} classes', fontsize=10)
     ax.set(xlim=(0, 1.12), xlabel='accuracy', xticks=np.linspace(0, 1, 6), yticks=range(len(rows)))
     ax.set_yticklabels(names, fontsize=8, parse_math=False)
     ax.xaxis.set_major_formatter(PercentFormatter(1))

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'RECIPES', 'FOR_DATASET', 'BEFORE', 'CHOICES', 'MAY_BE_0',
            'recipe_from', 'saved_recipe']
 
 # %% ../nbs/08_recipe.ipynb #08-003
-import hashlib, json, math, operator, re
+import hashlib, json, math, operator, os, re
 from dataclasses import asdict, dataclass, fields, replace
 
 # %% ../nbs/08_recipe.ipynb #08-011
@@ -36,11 +36,14 @@ PRESETS = dict(         # strict        best
 RECIPES = {name: {field: pair[i] for field, pair in PRESETS.items()} for i, name in enumerate(('strict', 'best'))}
 
 # %% ../nbs/08_recipe.ipynb #08-013
-FOR_DATASET = dict(
-    cifar10=dict(
+FOR_DATASET = {
+    'cifar10': dict(
         batch_size=dict(cuda=512, other=128),       # by type of device
     ),
-    shapes10=dict(
+    'cifar100': dict(
+        batch_size=dict(cuda=512, other=128),
+    ),
+    'shapes10': dict(
         variant='clean',
         epochs=16,
         width=16,
@@ -48,18 +51,25 @@ FOR_DATASET = dict(
         filters='zero_mean',
         plateau_factor=.25,
     ),
-)
+    'folder:PATH': dict(                            # of pictures of one's own: some hundreds, on a CPU
+        epochs=40,
+        width=16,
+        batch_size=32,
+        filters='zero_mean',
+        plateau_factor=.25,
+    ),
+}
 BEFORE = dict(filters='free', schedule='plateau', weights=None) # what a recipe meant that was saved without them
 
 # %% ../nbs/08_recipe.ipynb #08-022
 @dataclass(frozen=True)
 class Recipe:
     "What is trained, on what, and how. Raises ValueError for a field that makes no sense."
-    dataset:str = 'cifar10'        # cifar10 or shapes10
+    dataset:str = 'cifar10'        # cifar10, cifar100, shapes10, or folder:PATH: pictures in PATH/train/CLASS/
     recipe:str = 'strict'          # the preset that fields left out come from
     seed:int = 0                   # of first weights, order and augmentation; not of the split
     epochs:int = None              # passes over the training images
-    batch_size:int = None          # images a step (CIFAR-10: 512 on a GPU, 128 on a CPU; Shapes-10: 32)
+    batch_size:int = None          # images a step (CIFAR: 512 on a GPU, 128 on a CPU; Shapes-10, a folder: 32)
     width:int = None               # channels of the first stage
     strides:tuple = None           # of the four stages, such as 1,2,2,2
     norm:str = None                # layer, batch, group8, group32, instance, pixel or none
@@ -90,7 +100,7 @@ class Recipe:
 
     def filled(self, device:str='cpu'):
         "The same recipe with every field set, for a type of device."
-        usual = {**RECIPES[self.recipe], **FOR_DATASET[self.dataset]}
+        usual = {**RECIPES[self.recipe], **FOR_DATASET[_entry(self.dataset)]}
         if isinstance(sizes := usual['batch_size'], dict):
             usual['batch_size'] = sizes.get(device, sizes['other'])
         return replace(self, **{k: v for k, v in usual.items() if getattr(self, k) is None})
@@ -125,6 +135,7 @@ def either(names):
 def _checked(field, value):
     "The value of a recipe's field, as it is kept. Raises ValueError for one that makes no sense."
     if value is None and field.default is None: return None
+    if field.name == 'dataset': return _dataset(value)
     if field.name in CHOICES: return _one_of(CHOICES[field.name], field.name, value)
     if field.name == 'strides': return _strides(value)
     if field.name == 'weights': return _sha256(value)
@@ -135,6 +146,19 @@ def _one_of(choices, name, value):
     if value not in choices:
         raise ValueError(f'there is no {name} {value!r}: choose {either(choices)}')
     return value
+
+def _entry(dataset):
+    "Where a data set stands in `FOR_DATASET`."
+    return 'folder:PATH' if dataset.startswith('folder:') else dataset
+
+def _dataset(value):
+    "The name of a data set. Of a folder the last part is kept: where it lies differs from machine to machine."
+    if not isinstance(value, str) or not value.startswith('folder:'):
+        return _one_of(CHOICES['dataset'], 'dataset', value)
+    path = value.removeprefix('folder:').strip()
+    name = path and os.path.basename(os.path.abspath(os.path.expanduser(path)))
+    if not name: raise ValueError(f'{value!r} names no folder: give its path, such as folder:flowers')
+    return f'folder:{name}'
 
 def _strides(value):
     "'1,2,2,2' or a list -> a tuple of ints."

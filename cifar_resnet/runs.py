@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS',
-           'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history',
+           'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history',
            'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance', 'peak_memory',
            'check_about', 'seal', 'sealed', 'check_files', 'up_to_date', 'Run']
 
@@ -265,6 +265,7 @@ RESULTS = dict(                 # null until the run is finished
 TEST_RESULTS = dict(            # null until the test set is read
     test_accuracy=float, test_accuracy_ci95=list, test_loss=float,
     misclassified=int, test_accuracy_tta=float)
+LATER = dict(data=str)          # fields that came without a new schema: earlier runs lack them
 UNKNOWN = (                     # may be null to the end
     'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
 
@@ -290,6 +291,8 @@ def check_about(
     renamed = RENAMED.get(schema, {})
     for name, kind in {**FIELDS, **RESULTS, **TEST_RESULTS}.items():
         _check_field(about, renamed.get(name, name), kind, optional=name in UNKNOWN or _not_yet(name, about))
+    for name in LATER:
+        if name in about: _check_field(about, name, LATER[name], optional=False)
     if about['finished'] and about['seal'] != seal(about):
         raise ValueError('it was changed after the run had sealed it')
 

@@ -128,8 +128,8 @@ def _run(fields, folder, budget_s, options, device, loaded):
     "Begin, go on with, or load the run in a folder. Raises ValueError if that is a run of another recipe."
     recipe, there = recipe_from(fields).filled(), (folder/'run.json').exists()
     if there: check_same_recipe(folder, read_about(folder)['recipe'], _whole_recipe(fields), fields)
-    key = recipe.dataset, recipe.variant
-    if key not in loaded: loaded[key] = load_data(recipe.dataset, options.get('data_dir'), recipe.variant)
+    key = fields.get('dataset', recipe.dataset), recipe.variant
+    if key not in loaded: loaded[key] = load_data(key[0], options.get('data_dir'), recipe.variant)
     run = job(fields, folder, device=device, resume=there, budget_s=budget_s, progress=False, draw=False,
               data=loaded[key], **options)
     if run.metrics['edits']:

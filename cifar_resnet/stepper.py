@@ -492,9 +492,10 @@ def training_stepper(
 # %% ../nbs/15_stepper.ipynb #15-058
 def app(
     run=None, # a Subject, the folder of a finished run, or None: see `subject`
+    data_dir=None, # where its data lies
 ) -> widgets.Tab:
     "The explorers behind tabs: what `cifar_app` shows as a web page."
-    s = as_subject(run)
+    s = as_subject(run, data_dir)
     pages = dict(
         Maps=gradcam_explorer(s),
         Mistakes=mistake_explorer(s),

@@ -24,7 +24,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize('argv, said', [
-    ('--dataset mnist', "no dataset 'mnist': choose cifar10 or shapes10"),
+    ('--dataset mnist', "no dataset 'mnist': choose cifar10, cifar100, shapes10 or folder:PATH"),
     ('--recipe fastest', "no recipe 'fastest': choose strict"),
     ('--norm btach', 'choose layer, batch'),
     ('--norm group32 --width 16 --dataset shapes10', 'choose a larger width'),

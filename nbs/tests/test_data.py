@@ -155,7 +155,7 @@ def test_an_entry_is_enough(monkeypatch):
     grey = Images(np.full((4,32,32,3), 99, np.uint8), np.array([0,1,0,1]), ('a','b'))
     monkeypatch.setitem(DATASETS, 'grey', Dataset(lambda data_dir, variant: (grey, replace(grey)), ('a','b')))
     assert load_data('grey')[0] is grey
-    with pytest.raises(ValueError, match='choose cifar10 or shapes10 or grey'): load_data('gray')
+    with pytest.raises(ValueError, match='choose cifar10, cifar100, shapes10, folder:PATH or grey'): load_data('gray')
 
 
 def test_notes_by_name(tmp_path):
@@ -167,7 +167,7 @@ def test_notes_by_name(tmp_path):
 @pytest.mark.parametrize('name', ['mnist', '', None])
 def test_no_such_data_set(name):
     with pytest.raises(ValueError) as e: load_data(name)
-    assert str(e.value) == f'there is no dataset {name!r}: choose cifar10 or shapes10'
+    assert str(e.value) == f'there is no dataset {name!r}: choose cifar10, cifar100, shapes10 or folder:PATH'
 
 
 def test_a_distractor_is_no_class(): assert not set(SHAPES) & set(DISTRACTORS)

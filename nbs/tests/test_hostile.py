@@ -142,9 +142,9 @@ def batches(tmp_path, monkeypatch):
     "batches(held): a folder in which the hashes of all batches agree; data_batch_3 holds `held`."
     def make(held):
         folder = tmp_path/FOLDER; folder.mkdir()
-        files = {name: held if name == 'data_batch_3' else batch() for name in data.BATCHES}
+        files = {name: held if name == 'data_batch_3' else batch() for name in tuple(data.BATCHES)}
         for name, b in files.items(): (folder/name).write_bytes(b)
-        monkeypatch.setattr(data, 'BATCHES', {name: (len(b), hashlib.md5(b).hexdigest()) for name, b in files.items()})
+        for name, b in files.items(): monkeypatch.setitem(data.BATCHES, name, (len(b), hashlib.md5(b).hexdigest()))
         return folder/'data_batch_3'
     return make
 
@@ -169,17 +169,17 @@ def test_batches_whose_hash_is_wrong(what, said, batches, tmp_path):
     ('a label of 10', batch(labels=[0, 1, 2, 10]), '0 to 9, not 0 to 10'),
     ('a label of -1', batch(labels=[0, 1, 2, -1]), '0 to 9, not -1 to'),
     ('labels of 1.5', batch(labels=[0, 1, 2, 1.5]), 'labels must be whole numbers'),
-    ('labels of text', batch(labels=['0', '1', '2', '3']), 'labels'),
-    ('labels of None', batch(labels=[None]*4), 'labels'),
+    ('labels of text', batch(labels=['0', '1', '2', '3']), "there is no class '0'"),
+    ('labels of None', batch(labels=[None]*4), 'there is no class None'),
     ('labels that are one number', batch(labels=4), 'data_batch_3'),
-    ('labels in a table', batch(labels=[[0], [1], [2], [3]]), 'labels'),
+    ('labels in a table', batch(labels=[[0], [1], [2], [3]]), 'labels in rows must be one-hot'),
     ('labels that are ragged', batch(labels=[[0], [1, 2], 3, 4]), 'data_batch_3 is no CIFAR-10 batch'),
-    ('too few labels', batch(labels=[0, 1, 2]), 'labels need images'),
+    ('too few labels', batch(labels=[0, 1, 2]), '4 images need 4 labels, not 3'),
     ('no labels', batch(labels=None), "data_batch_3 is no CIFAR-10 batch: KeyError(b'labels')"),
     ('no data', batch(data=None), "data_batch_3 is no CIFAR-10 batch: KeyError(b'data')"),
     ('data of another shape', batch(data=np.zeros((4, 1000), np.uint8)), 'data_batch_3 is no CIFAR-10 batch: ValueError'),
-    ('data of floats', batch(data=np.zeros((4, 3072))), 'need images (uint8'),
-    ('data of objects', batch(data=np.full((4, 3072), None)), 'need images (uint8'),
+    ('data of floats', batch(data=np.zeros((4, 3072))), 'images must be an array (uint8'),
+    ('data of objects', batch(data=np.full((4, 3072), None)), 'images must be an array (uint8'),
     ('data that is a list', batch(data=[[0]*3072]*4), 'data_batch_3 is no CIFAR-10 batch: AttributeError'),
     ('a list', pickle.dumps([1, 2, 3], 4), 'data_batch_3 is no CIFAR-10 batch: TypeError'),
     ('noise', b'\xff' + os.urandom(500), 'data_batch_3 is no CIFAR-10 batch: UnpicklingError'),
@@ -917,18 +917,17 @@ PIXELS, LABELS = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
     ('grey images', (PIXELS[..., 0], LABELS), 'not uint8, 4×32×32'),
     ('images of 28×28', (PIXELS[:, :28, :28], LABELS), 'not uint8, 4×28×28×3'),
     ('images with alpha', (np.zeros((4, 32, 32, 4), np.uint8), LABELS), 'not uint8, 4×32×32×4'),
-    ('more images than labels', (PIXELS, LABELS[:3]), '3 labels need images'),
-    ('more labels than images', (PIXELS[:3], LABELS), '4 labels need images'),
+    ('more images than labels', (PIXELS, LABELS[:3]), '4 images need 4 labels, not 3'),
+    ('more labels than images', (PIXELS[:3], LABELS), '3 images need 3 labels, not 4'),
     ('a label of 10', (PIXELS, LABELS + 7), 'from 0 to 9, not 7 to 10'),
     ('a label of -1', (PIXELS, LABELS - 1), 'from 0 to 9, not -1 to 2'),
-    ('labels of floats', (PIXELS, LABELS*1.), 'labels must be whole numbers'),
+    ('labels of halves', (PIXELS, LABELS*.5), 'labels must be whole numbers'),
     ('labels of NaN', (PIXELS, LABELS*NAN), 'labels must be whole numbers'),
-    ('labels of true and false', (PIXELS, LABELS > 1), 'labels must be whole numbers'),
-    ('labels of text', (PIXELS, LABELS.astype(str)), 'labels must be whole numbers'),
-    ('labels of objects', (PIXELS, np.array([None]*4)), 'labels must be whole numbers'),
+    ('labels of true and false', (PIXELS, LABELS > 1), 'labels that are true or false'),
+    ('labels of text', (PIXELS, LABELS.astype(str)), "there is no class '0'"),
+    ('labels of objects', (PIXELS, np.array([None]*4)), 'there is no class None'),
     ('labels in a column', (PIXELS, LABELS[:, None]), 'labels'),
-    ('one-hot labels', (PIXELS, np.eye(10, dtype=int)[LABELS]), 'labels'),
-    ('labels in a list', (PIXELS, [0, 1, 2, 3]), 'labels'),
+    ('one-hot labels of nine classes', (PIXELS, np.eye(9, dtype=int)[LABELS]), '9 columns for 10 classes'),
     ('one label for all', (PIXELS, np.array(3)), 'labels'),
     ('images in a list', (PIXELS.tolist(), LABELS), 'images'),
     ('images None', (None, LABELS), 'images'),

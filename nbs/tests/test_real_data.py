@@ -33,6 +33,13 @@ def test_by_name(data):
     assert data[0].classes == DATASETS['cifar10'].classes
 
 
+def test_fingerprints(data):
+    "Other versions of the pictures are proved by these."
+    from cifar_resnet.data import BATCHES, FINGERPRINTS
+    batches = [data[0].take(slice(i, i+10_000)) for i in range(0, 50_000, 10_000)] + [data[1]]
+    assert {name: b.fingerprint() for name, b in zip(BATCHES, batches)} == FINGERPRINTS
+
+
 def test_two_epochs_of_learning(data, tmp_path):
     "1,000 images, a narrow network, batch norm (which starts fast): better than chance on held-out images."
     from cifar_resnet.train import Recipe, Training

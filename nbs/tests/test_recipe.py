@@ -11,7 +11,7 @@ from cifar_resnet.recipe import CHOICES, FOR_DATASET, PRESETS, RECIPES, Recipe, 
 from cifar_resnet.train import OPTIMISERS
 
 WRONG = [
-    (dict(dataset='mnist'), "no dataset 'mnist': choose cifar10 or shapes10"),
+    (dict(dataset='mnist'), "no dataset 'mnist': choose cifar10, cifar100, shapes10 or folder:PATH"),
     (dict(recipe='best?'), 'choose strict or best'),
     (dict(norm=3), 'there is no norm 3: choose layer, batch'),
     (dict(norm='btach'), "there is no norm 'btach': choose layer, batch, group8, group32, instance, pixel or none"),

@@ -201,7 +201,7 @@ def test_a_training_on_labels_of_any_type(kind, tmp_path):
 
 @pytest.mark.parametrize('n', [1, 10, 20])
 def test_too_few_images_to_hold_one_out(n):
-    with pytest.raises(ValueError, match=f'{n} training images are too few'): Training(Recipe(dataset='shapes10', width=1), TRAIN.take(slice(n)), device='cpu')
+    with pytest.raises(ValueError, match=f'{n} images are too few'): Training(Recipe(dataset='shapes10', width=1), TRAIN.take(slice(n)), device='cpu')
 
 
 # images for a network
