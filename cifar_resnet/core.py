@@ -224,7 +224,7 @@ def feeding(
     except torch.OutOfMemoryError: raise
     except (RuntimeError, AssertionError, TypeError, IndexError) as e:
         words = ' '.join(str(e).split())[:200]
-        if not re.search('channel|shape|size|dimension|device|type|argument', words): raise            # a fault of the model's own
+        if not re.search('channel|shape|size|dimension|device|type|argument|tensor', words): raise            # a fault of the model's own
         raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or words}') from e
 
 def _channels_last(images):
