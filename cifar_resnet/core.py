@@ -224,8 +224,9 @@ def feeding(
     except torch.OutOfMemoryError: raise
     except (RuntimeError, AssertionError, TypeError, IndexError) as e:
         words = ' '.join(str(e).split())[:200]
-        if not re.search('channel|shape|size|dimension|device|type|argument|tensor', words): raise            # a fault of the model's own
-        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or words}') from e
+        plain = 'channel|shape|size|height|width|dimension|device|type|argument|input|tensor|match|expected'
+        if words and not re.search(plain, words): raise                                      # a fault of the model's own
+        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or words or type(e).__name__}') from e
 
 def _channels_last(images):
     "Advice for images (B,H,W,C), or nothing."

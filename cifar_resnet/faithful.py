@@ -19,7 +19,7 @@ from scipy.ndimage import sobel
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from .core import as_labels, check_batch, feeding, seeded, told
+from .core import as_labels, check_batch, evaluating, feeding, in_float32, seeded, told
 from .evaluate import accuracy, predict
 from .gradcam import upsample
 
@@ -353,14 +353,10 @@ def influence(
     "How far each patch of a picture reaches: by how much the last map changes when the patch gets the mean colour."
     if not hasattr(model, 'features'): raise ValueError(f'a model with a method features is needed, not {told(model)}')
     check_batch(images)
-    features = lambda x: predict(_Features(model), x, bs=len(x))
+    def features(x):
+        with evaluating(model), torch.no_grad(), in_float32(images.device): return model.features(x).cpu()
     with feeding(images): before = features(images)
     size = before.square().sum(1).mean((1,2)).sqrt()[:,None,None]
     change = lambda hidden: ((features(hidden) - before).norm(dim=1)/size).mean(0)
     with held_norms(model, images) if hold else nullcontext():
         return torch.stack([change(hidden) for hidden in _one_hidden(images, cells)])
-
-class _Features(nn.Module):
-    "A model that gives its last map in place of logits."
-    def __init__(self, model): super().__init__(); self.model = model
-    def forward(self, x): return self.model.features(x)

@@ -393,12 +393,12 @@ def no_map(): return layers(nn.Flatten(), nn.Linear(3072, 4))
 CHOICES = 'choose one of stem.0 8×32×32'
 REFUSED = {                       # what: a function that makes the model, the wrong argument, what is said
     'no layer': (ours, dict(layer=[]), f'name at least one layer: {CHOICES}'),
-    'maps of crops': (Crops, dict(layer='eye'), 'returns 6 maps for 3 images'),
+    'maps of crops': (Crops, dict(layer='eye'), 'returns 14 maps for 7 images'),
     'a gate that is cut': (Gate, dict(layer=['eye', 'g']), 'do not depend on layer eye and g'),
     'no such layer': (ours, dict(layer='layer4'), f"no layer called 'layer4': {CHOICES}"),
     'not one of its modules': (ours, dict(layer=nn.ReLU()), f'no layer like the ReLU given: {CHOICES}'),
     'None in a list': (ours, dict(layer=[None]), f'no layer like the NoneType given: {CHOICES}'),
-    'not a map': (ours, dict(layer='head'), rf'head does not return a map \(B,C,h,w\), but \(3, 10\) for 3 images; {CHOICES}'),
+    'not a map': (ours, dict(layer='head'), rf'head does not return a map \(B,C,h,w\), but \(7, 10\) for 7 images; {CHOICES}'),
     'no map at all': (no_map, {}, 'no layer of this model returns a map'),
     'cut': (Cut, dict(layer='eye'), 'the logits do not depend on layer eye'),
     'aside': (Aside, dict(layer='aside'), 'the logits do not depend on layer aside'),

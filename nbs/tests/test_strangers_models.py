@@ -214,6 +214,8 @@ AXES = {          # what: the network, the pictures, a layer, how it is read by 
     'as many images as rows': (lambda: Net(patches(), last(), (1,2)), images(8), 'body', cells_last),
     'strides that differ': (lambda: Net(nn.Conv2d(3, 8, 3, (4,2), 1), nn.ReLU()), images(), 'body', cells_first),
     'fixed to 4×4 whatever the picture': (lambda: Net(patches(8, 2), nn.AdaptiveAvgPool2d(4)), images(), 'body', cells_first),
+    'as many rows as columns as channels, of one size': (lambda: Strict(patches(), last(), (1,2)), images(), 'body', cells_last),
+    'patches without a convolution, of one size': (lambda: linear_patches(), images(), 'body', tokens(0, 8)),
     'tokens without a class token': (lambda: Net(patches(), Do(flat_tokens), 1), images(), 'body', tokens(0, 8)),
     'tokens of a wide picture': (lambda: Net(patches(), Do(flat_tokens), 1), images(wide=64), 'body', tokens(0, 8, 16)),
     'tokens, channels first': (lambda: Net(patches(24), Do(lambda a: a.flatten(2)), 2, 24), images(), 'body',
@@ -235,23 +237,64 @@ def test_axes_that_can_be_told(what):
         for found in (gradcam(model, x, 1, layer, method, relu=False), gradcam(model, x, 'all', layer, method, relu=False)[:,1]):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5*size)
 
-def unsure(shape): return rf'but \({shape}\) for 3 images, and which of its axes are places is not sure: say so by reshape= '
+def unsure(shape): return rf'but \({shape}\) for 7 images, and which of its axes are places is not sure: say so by reshape= '
 def linear_patches(position=True):
     "Patches without a convolution, and a position for each: nothing tells what grid they are."
     cut = Do(lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
     return Strict(nn.Sequential(cut, nn.Linear(48, 8)), nn.Identity(), 1)
 
+class Mixed(Net):
+    "What the body returns is mixed over all places before, so that nothing is seen where it was; of one size."
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **kw)
+        self.mix = nn.Linear(64, 64, bias=False)
+    def forward(self, x):
+        if x.shape[2:] != (32, 32): raise ValueError('this network takes 32×32')
+        a = self.first(x)
+        return self.head(self.body(self.mix(a.flatten(2)).view_as(a)).mean(self.mean))
+
+class NonLocal(nn.Module):
+    "Attention of places to places, (B,1,64,64), as in non-local networks."
+    def __init__(self): super().__init__(); self.c, self.soft, self.h = patches(), nn.Softmax(-1), nn.Linear(8, 4)
+    def forward(self, x):
+        q = self.c(x).flatten(2)
+        return self.h((q @ self.soft((q.transpose(1, 2) @ q)[:, None])[:, 0].mT).mean(2))
+
+class Queries(nn.Module):
+    "As many learned queries as there are cells: they are no places."
+    def __init__(self):
+        super().__init__()
+        self.e, self.q = patches(16), nn.Parameter(torch.randn(1, 64, 16))
+        self.d, self.h = nn.TransformerDecoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 4)
+    def forward(self, x): return self.h(self.d(self.q.expand(len(x), -1, -1), flat_tokens(self.e(x))).mean(1))
+
+class ZeroTable(Biased):
+    "A table of zeros for as many heads as there are images."
+    def __init__(self, heads):
+        super().__init__()
+        self.table.bias = nn.Parameter(torch.zeros(heads, 1, 64, 64))
+
+def order(f): return lambda: Net(patches(), Do(f), 1)
+SHUFFLED = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 NOT_SURE = {      # what: the network, the pictures, the layer, what is said
-    'as many rows as columns as channels, of one size': (lambda: Strict(patches(), last(), (1,2)), images(), 'body', unsure('3, 8, 8, 8')),
-    'patches without a map before them': (linear_patches, images(), 'body', unsure('3, 64, 8')),
+    'mixed, channels last, of one size': (lambda: Mixed(patches(), last(), (1,2)), images(), 'body', unsure('7, 8, 8, 8')),
+    'attention of places to places': (NonLocal, images(), 'soft', unsure('7, 1, 64, 64')),
+    'a Gram matrix': (lambda: Net(patches(16), Do(lambda a: (a.flatten(2) @ a.flatten(2).mT)[:, None]), channels=1), images(), 'body', unsure('7, 1, 16, 16')),
+    'learned queries': (Queries, images(), 'd', unsure('7, 64, 16')),
+    'tokens column by column': (order(lambda a: flat_tokens(a.mT)), images(), 'body', unsure('7, 64, 8')),
+    'tokens from the end': (order(lambda a: flat_tokens(a).flip(1)), images(), 'body', unsure('7, 64, 8')),
+    'tokens in random order': (order(lambda a: flat_tokens(a)[:, SHUFFLED]), images(), 'body', unsure('7, 64, 8')),
+    'tokens block by block': (order(lambda a: a.unfold(2,4,4).unfold(3,4,4).flatten(4).flatten(2, 4).mT), images(), 'body', unsure('7, 64, 8')),
+    'rows exchanged with columns': (lambda: Net(patches(), Do(lambda a: a.mT)), images(), 'body', unsure('7, 8, 8, 8')),
+    'a table of zeros': (lambda: ZeroTable(7), images(), 'table', 'does not return a map|returns 7 maps'),
     'a row of 16 columns, which is no 4×4': (lambda: Net(nn.Conv2d(3, 8, (32,2), (32,2)), Do(lambda a: flat_tokens(a)), 1), images(),
-        'body', unsure('3, 16, 8')),
-    'position biases': (Biased, images(1), 'table', r'layer table returns 1 maps for 3 images: choose a layer that returns one for each'),
-    'attention of tokens to tokens': (Attention, images(), 'weights', unsure('3, 2, 64, 64')),
+        'body', unsure('7, 16, 8')),
+    'position biases': (Biased, images(1), 'table', r'layer table returns 1 maps for 7 images: choose a layer that returns one for each'),
+    'attention of tokens to tokens': (Attention, images(), 'weights', unsure('7, 2, 64, 64')),
     'windows': (lambda: Net(patches(), Do(lambda a: a.unfold(2,4,4).unfold(3,4,4).permute(0,2,3,1,4,5).flatten(0,2)), (1,2,3), 8),
-        images(1), 'body', 'returns 12 maps for 3 images'),
-    'logits': (lambda: first(8), images(), 'head', r'does not return a map \(B,C,h,w\), but \(3, 4\) for 3 images; choose one of'),
-    'five axes': (lambda: Net(patches(), Do(lambda a: a.unflatten(1, (2,4)))), images(), 'body', unsure('3, 2, 4, 8, 8'))}
+        images(1), 'body', 'returns 28 maps for 7 images'),
+    'logits': (lambda: first(8), images(), 'head', r'does not return a map \(B,C,h,w\), but \(7, 4\) for 7 images; choose one of'),
+    'five axes': (lambda: Net(patches(), Do(lambda a: a.unflatten(1, (2,4)))), images(), 'body', unsure('7, 2, 4, 8, 8'))}
 
 @pytest.mark.parametrize('what', NOT_SURE)
 def test_axes_that_cannot_be_told(what):
@@ -266,7 +309,7 @@ def test_layers_that_are_passed_over_are_said():
     "The last map that is sure is not the last map."
     model, x = made(lambda: Strict(nn.Sequential(patches(24), nn.ReLU()), Do(lambda a: a.flatten(2)[:, :, :60].transpose(1, 2)), 1, 24)), images()
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"layers behind 'first', such as 'body' with \(3, 60, 24\) for 3 images, are passed over") as said:
+        with pytest.warns(UserWarning, match=r"layers behind 'first', such as 'body' with \(7, 60, 24\) for 7 images, are passed over") as said:
             gradcam(model, x, 1)
         assert said[0].filename == __file__
 
@@ -624,3 +667,218 @@ def test_maps_as_people_have_them():
         with pytest.raises(ValueError, match='size must be'): upsample(MAPS, size)
     for scale in ([1, 2, 3], 'loud', None, [[1]]*3):
         with pytest.raises(ValueError, match='scale'): overlay(P, MAPS, scale=scale)
+
+
+# 9. Models with a life of their own
+
+class Stateful(nn.Module):
+    "Counts its calls, keeps a state, trains its norm though it is told to evaluate."
+    def __init__(self):
+        super().__init__()
+        self.c, self.bn, self.h, self.calls, self.state = patches(), nn.BatchNorm2d(8), nn.Linear(8, 4), 0, None
+        self.register_buffer('seen', torch.zeros(()))
+    def forward(self, x):
+        self.bn.train()
+        self.calls += 1; self.seen += len(x)
+        a = self.bn(self.c(x))
+        self.state = a.mean((2,3)).detach() if self.state is None else self.state*.5 + a.mean((2,3)).detach()
+        return self.h(a.mean((2,3)) + self.state)
+
+def test_noise_leaves_no_trace():
+    model, alone, x = made(Stateful), made(Stateful), images()
+    gradcam(model, x, 1); alone(x)
+    for name, value in alone.state_dict().items(): assert torch.equal(value, model.state_dict()[name]), name
+    assert model.calls == 1 and torch.equal(model.state, alone.state) and alone.seen == 2
+    before = torch.get_rng_state()
+    for call in (lambda: gradcam(model, x, 1), lambda: map_layers(model, x)):
+        call()
+        assert torch.equal(torch.get_rng_state(), before)
+
+class Checked(Net):
+    "Takes what `check` lets through."
+    def __init__(self, check): super().__init__(patches(), nn.ReLU()); self.check = check
+    def forward(self, x): return super().forward(self.check(x))
+
+def from_0_to_1(x):
+    assert x.min() >= 0 and x.max() <= 1, 'pixels from 0 to 1'
+    return x
+def even(x): a, b = x.chunk(2); assert len(a) == len(b); return a - b
+
+class Siamese(Net):
+    "Two pictures, one answer for each of them: the batch must be even."
+    def forward(self, x):
+        a, b = self.body(self.first(x)).chunk(2)
+        assert len(a) == len(b), 'pairs are needed'
+        return self.head(torch.cat([a - b, b - a]).mean((2,3)))
+
+@pytest.mark.parametrize('make', [
+    lambda: Checked(from_0_to_1), lambda: Checked(torch.sqrt), lambda: Checked(torch.logit),
+    lambda: Checked(lambda x: nn.functional.embedding((x*255).long(), torch.linspace(-1, 1, 256)[:, None])[...,0]),
+    lambda: Siamese(patches(), nn.ReLU()), lambda: Checked(lambda x: x + .01*torch.randn_like(x))],
+    ids=['pixels from 0 to 1', 'roots', 'logits of pixels', 'pixels as words', 'pairs', 'random'])
+def test_models_that_do_not_take_any_noise(make):
+    model, x = made(make), images().sigmoid()
+    torch.manual_seed(3); found = gradcam(model, x, 1, relu=False)
+    torch.manual_seed(3); expected, size = by_hand(model, x, 1, 'body', cells_first)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5*size)
+
+def test_borders_are_no_class_tokens():
+    "Tokens that two real pictures have in common, and a model that takes no noise."
+    model, x = made(lambda: Net(patches(), Do(flat_tokens), 1)), images().abs()
+    x[:,:,:4] = x[:,:,-4:] = x[:,:,:,:4] = x[:,:,:,-4:] = 0
+    forward = model.forward
+    def strict(x): assert (x[:,:,:4] == 0).all(); return forward(x)
+    model.forward = strict
+    assert gradcam(model, x, 1, 'body', reshape='tokens').shape == (2, 8, 8)
+
+def test_a_model_that_has_changed_is_watched_anew():
+    model, x = made(lambda: Net(patches(24), Do(lambda a: a), channels=24)), images()
+    gradcam(model, x, 1, 'body'); gradcam(model, x, 1)
+    model.body.forward, model.mean = cells_tolast, (1,2)                          # the same modules
+    for layer in ('body', None): assert gradcam(model, x, 1, layer).shape == (2, 8, 8)
+    for _ in range(20):                                                           # a new module at the old one's address
+        model = made(lambda: Net(patches(24), nn.Identity(), channels=24))
+        gradcam(model, x, 1, 'body')
+        model.body = None; model.body, model.mean = last(), (1,2)
+        assert gradcam(model, x, 1, 'body').shape == (2, 8, 8)
+
+def test_a_default_that_training_moves():
+    class Gated(Net):
+        def __init__(self): super().__init__(patches(), nn.Conv2d(8, 8, 3, 2, 1)); self.g = nn.Parameter(torch.zeros(()))
+        def forward(self, x): a = self.first(x); return self.head(a.mean((2,3)) + self.g*self.body(a).mean((2,3)))
+    with seeded('gated'): model = Gated()
+    x = images()
+    assert gradcam(model, x, 1).shape == (2, 8, 8)                                # nobody listens behind the gate
+    with torch.no_grad(): model.g += 1
+    assert gradcam(model, x, 1).shape == (2, 4, 4)
+
+def test_sizes_in_turn_cost_one_pass_each():
+    model, runs = made(lambda: Net(patches(), nn.ReLU())), []
+    model.first.register_forward_hook(lambda *_: runs.append(1))
+    for side in (32, 64): gradcam(model, images(2, side), 1)
+    runs.clear()
+    for side in (32, 64, 32, 64): gradcam(model, images(2, side), 1)
+    assert len(runs) == 4
+
+class Keeps(nn.Module):
+    "The network reaches a layer's output by another way as well."
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.enc, self.dec, self.h = how, patches(), nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+        if how == 'hook': self.enc.register_forward_hook(lambda m, i, out: setattr(self, 'kept', out))
+        if how == 'attribute':
+            forward = self.enc.forward
+            def keep(x): self.kept = forward(x); return self.kept
+            self.enc.forward = keep
+    def forward(self, x): a = self.enc(x); return self.h((self.dec(a) + 5*self.kept).mean((2,3)))
+
+@pytest.mark.parametrize('how', ['hook', 'attribute'])
+def test_what_a_model_keeps(how):
+    model, x = made(Keeps, how), images()
+    expected, size = by_hand(made(Keeps, how), x, 1, 'enc', cells_first)
+    torch.testing.assert_close(gradcam(model, x, 1, 'enc', relu=False), expected, rtol=1e-3, atol=1e-5*size)
+    assert not model.kept.requires_grad                                           # and it is left as it was
+
+def test_a_layer_that_returns_its_input():
+    class Adds(nn.Module):
+        def __init__(self): super().__init__(); self.enc, self.drop, self.h = patches(), nn.Dropout(), nn.Linear(8, 4)
+        def forward(self, x):
+            a = self.enc(x)
+            b = self.drop(a)
+            a += 1
+            return self.h((b*b).mean((2,3)))
+    model, x = made(Adds), images()
+    a = model.enc(x).detach()
+    g = 2*a*model.h.weight[1][:,None,None]/64
+    torch.testing.assert_close(gradcam(model, x, 1, 'drop', 'hirescam', relu=False), (g*a).sum(1).detach(), rtol=1e-4, atol=1e-6)
+
+@pytest.mark.parametrize('make', [
+    lambda z: z.sigmoid().clamp(.01, .99), lambda z: z.sigmoid()[:,0:1], lambda z: z.sigmoid()[:,[0]], lambda z: z.sigmoid().T[0],
+    lambda z: z.sigmoid().clone(), lambda z: torch.cat([-z, z], 1).softmax(1)[:,1], lambda z: nn.functional.hardsigmoid(z)])
+def test_a_probability_below_a_half_is_a_no(make):
+    model, x = made(Heads, lambda z, _: make(z), (1, 1)), images()
+    with torch.no_grad(): model.one.bias -= 2
+    assert model(x).max() < .5
+    torch.testing.assert_close(gradcam(model, x, relu=False), gradcam(model, x, 0, relu=False))
+    assert gradcam(model, x, relu=False).abs().max() > 0
+
+def test_single_outputs_that_look_like_probabilities():
+    model = made(Heads, lambda z, _: (z.tanh() + 1)/2, (1, 1))
+    with pytest.warns(UserWarning, match='single outputs between 0 and 1 are taken for logits') as said: gradcam(model, images())
+    assert any(w.filename == __file__ for w in said)
+
+def test_a_head_that_mixes_images():
+    model, x = made(Heads, lambda a, b: (torch.eye(len(a)) - 1/len(a)) @ a), images(4)
+    every = gradcam(model, x, 'all', 'eye', relu=False)
+    for c in range(4): torch.testing.assert_close(every[:,c], gradcam(model, x, c, 'eye', relu=False), rtol=1e-4, atol=1e-6)
+
+def test_a_larger_cache_made_while_watching():
+    class Cached(Strict):
+        def forward(self, x):
+            if not hasattr(self, 'scale') or len(self.scale) < x.shape[2]: self.scale = torch.ones(x.shape[2])
+            return Net.forward(self, x*self.scale[:x.shape[2]])
+    model = made(lambda: Cached(patches(), last(), (1,2)))
+    with torch.inference_mode(): gradcam(model, images().clone(), 1)
+    loss = model(images()).sum(); loss.backward()                                 # it can still be trained
+
+def test_threads_do_not_hear_each_other():
+    import threading
+    model, x, errors, leaked = made(resnet18, width=4), images(), [], []
+    expected = gradcam(model, x, 1)
+    def explain():
+        try:
+            for _ in range(15): torch.testing.assert_close(gradcam(model, x, 1), expected)
+        except Exception as e: errors.append(e)
+    def infer():
+        with torch.no_grad():
+            for _ in range(30): leaked.append(model(x).requires_grad)
+    threads = [threading.Thread(target=f) for f in (explain, explain, infer)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert not errors and not any(leaked) and len(leaked) == 30
+
+def test_nan_weights_are_said():
+    model = made(lambda: first(8))
+    with torch.no_grad(): model.first.weight[3] = math.nan
+    with pytest.warns(UserWarning, match="layer 'body' are not finite"): gradcam(model, images(), 1, 'body', relu=False)
+
+@pytest.mark.filterwarnings('ignore')
+def test_an_encoder_with_a_mask():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.e, self.t, self.h = patches(), nn.TransformerEncoder(layer, 1), nn.Linear(8, 4)
+        def forward(self, x):
+            t = flat_tokens(self.e(x))
+            return self.h(self.t(t, src_key_padding_mask=torch.zeros(t.shape[:2], dtype=torch.bool)).mean(1))
+    assert gradcam(made(Masked), images(), 1).shape == (2, 8, 8)
+
+@pytest.mark.parametrize('call, said', [
+    (lambda m: gradcam(m, images(), 1, method=['gradcam']), 'there is no method'),
+    (lambda m: gradcam(m, images(), 1, reshape=['tokens']), 'there is no reshape'),
+    (lambda m: gradcam(m, images(), 1, reshape={}), 'there is no reshape'),
+    (lambda m: gradcam(m, images(), 1j), 'class numbers'),
+    (lambda m: gradcam(m, images(), 1, m), 'no layer like the ResNet given'),
+    (lambda m: gradcam(m, images(), 1, output=lambda out: out['a']), 'output does not fit what the model returns, a Tensor'),
+    (lambda m: gradcam(nn.Sequential(m), images(), 1, ''), "no layer called ''")])
+def test_wrong_arguments(call, said):
+    with pytest.raises(ValueError, match=said): call(made(resnet18, width=4))
+
+def test_a_default_device_elsewhere():
+    model, x = made(resnet18, width=4), images()
+    with torch.device('meta'): found = gradcam(model, x, 1)
+    assert found.device.type == 'cpu'
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_part_in_torchscript():
+    model = nn.Sequential(patches(), nn.ReLU(), torch.jit.script(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))))
+    assert gradcam(model, images(), 1).shape == (2, 8, 8)
+
+@pytest.mark.parametrize('name, kw, side, layer', [
+    ('hiera_tiny_224', {}, 224, 'blocks.0'), ('nest_tiny', dict(img_size=64), 64, 'levels.0.transformer_encoder.0'),
+    ('davit_tiny', {}, 64, 'stages.3.blocks.0.0.attn.proj')])
+def test_tokens_of_real_networks_that_are_not_in_order(name, kw, side, layer):
+    "Units of a mask, blocks of cells, a window that is mostly padding."
+    model = made(of_timm, name, **kw)
+    with pytest.raises(ValueError, match='which of its axes are places is not sure'): gradcam(model, images(1, side), 3, layer)
