@@ -132,6 +132,7 @@ class _Trace:
     widths:set         # numbers of channels that LayerNorms and Linears are made for
     grown:dict = None  # (name, run) -> shape for an image of twice the size, as far as the model takes it
     last:dict = None   # output -> the default layer, and the version of the weights that it was found with
+    found:dict = None  # what has been found out already: readings and shapes of maps
 
 _traces = weakref.WeakKeyDictionary()  # model -> the modules that it had, and traces by the kind of images
 
@@ -166,7 +167,7 @@ def _noise(images, span, n=7, times=1):
 
 def _watched(model, x, alike):
     "A trace from one forward pass."
-    t = _Trace(x.new_empty(0, *x.shape[1:]), _span(x), len(x), {}, {}, {}, set(), set(), {}, _widths(model), last={})
+    t = _Trace(x.new_empty(0, *x.shape[1:]), _span(x), len(x), {}, {}, {}, set(), set(), {}, _widths(model), last={}, found={})
     def note(key, inputs, a):
         axis = _images_axis(a, inputs, len(x), alike)
         t.shapes[key], t.batch[key] = tuple(a.shape), axis
@@ -290,6 +291,10 @@ def _like_the_picture(h, w, trace):
 # %% ../nbs/10_gradcam.ipynb #10-018f
 def _reading(model, trace, key):
     "A function from what a layer returns to (B,C,h,w); None where it is not sure what its axes mean."
+    if key not in trace.found: trace.found[key] = _found_out(model, trace, key)
+    return trace.found[key]
+
+def _found_out(model, trace, key):
     shape, axis = trace.shapes[key], trace.batch[key]
     if axis is None or len(shape) not in (3, 4) or key in trace.odd: return None
     rest = [i for i in range(len(shape)) if i != axis]
@@ -395,10 +400,11 @@ def _maps_of(model, trace):
 
 def _map_shape(model, trace, key):
     "(channels, h, w) of a layer's map; None if it has none, one of 1×1, or one in which all cells are the same."
-    read = key not in trace.flat and _reading(model, trace, key)
-    if not read: return None
-    shape = tuple(read(torch.empty(trace.shapes[key], device='meta')).shape[1:])
-    return shape if shape[1]*shape[2] > 1 else None
+    if ('shape', key) not in trace.found:
+        read = key not in trace.flat and _reading(model, trace, key)
+        shape = tuple(read(torch.empty(trace.shapes[key], device='meta')).shape[1:]) if read else (0, 1, 1)
+        trace.found['shape', key] = shape if shape[1]*shape[2] > 1 else None
+    return trace.found['shape', key]
 
 def _watchable(model):
     "The model whose layers can be watched. Raises ValueError for what is no model, or has no layers left."
