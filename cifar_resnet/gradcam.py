@@ -486,8 +486,7 @@ def _runs_with_maps(model, trace):
                      'to look at: name a layer, and say by reshape= what its axes mean')
 
 def _listened_to(model, trace, maps, x, output):
-    """The last of these runs at whose cells the logits have a gradient; before it, if there is one on the same grid, the
-    last through which everything goes. None if there is none."""
+    "The last of these runs at whose cells the logits have a gradient, or what it is a part of; None if there is none."
     outs = {}
     with torch.inference_mode(False), torch.enable_grad():
         with feeding(x): returned = _each_run(model, x.requires_grad_(), lambda key, _, out: outs.update({key: out}))
@@ -498,10 +497,17 @@ def _listened_to(model, trace, maps, x, output):
         if not heard or not (_has_gradient(score, outs[heard[-1]], reads[heard[-1]]) or _has_gradient(score, x)):
             return None                                                         # a head of zeros, say
         found = next((key for key in reversed(heard) if _has_gradient(score, outs[key], reads[key])), None)
-        if found is None: return None
-        grid = _map_shape(model, trace, found)[1:]
-        same = [key for key in maps[:maps.index(found) + 1] if _map_shape(model, trace, key)[1:] == grid]
-        return next((key for key in reversed(same) if key in outs and not _leads_to(score.grad_fn, x, outs[key].grad_fn)), found)
+        return found and _whole_of(found, heard, outs, score, x, model, trace)
+
+def _whole_of(found, heard, outs, score, x, model, trace):
+    """`found` itself, if all that the logits hear goes through it. Else it is a part of a block, as the values of an
+    attention are: the last norm before it on the same grid; if there is none, the last run that all goes through."""
+    through = lambda end, key: not _leads_to(end.grad_fn, x, outs[key].grad_fn)
+    if through(score, found): return found
+    grid, types = _map_shape(model, trace, found)[1:], {name: type(m).__name__ for name, m in model.named_modules()}
+    before = [key for key in heard[:heard.index(found) + 1] if _map_shape(model, trace, key)[1:] == grid]
+    norm = next((key for key in reversed(before) if types[key[0]].endswith('Norm') and through(outs[found], key)), None)
+    return norm or next((key for key in reversed(before) if through(score, key)), found)
 
 def _has_gradient(score, out, read=lambda a: a):
     g, = torch.autograd.grad(score, out, retain_graph=True, allow_unused=True)
