@@ -49,7 +49,7 @@ def linked(path):
     nb.metadata.pop('widgets', None)
     if path.stem != 'index':
         nb.cells = [c for c in nb.cells if not c.source.startswith(ENDING)]
-        nb.cells.append(nbformat.v4.new_markdown_cell(short_path(path), id=f'{path.stem[:2]}-path'))
+        nb.cells.append(nbformat.v4.new_markdown_cell(short_path(path), id=f'{path.stem.partition("_")[0]}-path'))
     for cell in nb.cells:
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]       # GitHub has no kernel to show them
         if cell.cell_type == 'markdown':

@@ -225,8 +225,9 @@ def feeding(
     except (RuntimeError, AssertionError, TypeError, IndexError) as e:
         words = ' '.join(str(e).split())[:200]
         plain = 'channel|shape|size|height|width|dimension|device|type|argument|input|tensor|match|expected'
-        if words and not re.search(plain, words): raise                                      # a fault of the model's own
-        raise ValueError(f'the model does not take {told(images)}: {_channels_last(images) or words or type(e).__name__}') from e
+        if words and not re.search(plain, words): raise                            # a fault of the model's own
+        why = _channels_last(images) or words or type(e).__name__
+        raise ValueError(f'the model does not take {told(images)}: {why}') from e
 
 def _channels_last(images):
     "Advice for images (B,H,W,C), or nothing."

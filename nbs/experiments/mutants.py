@@ -33,6 +33,7 @@ CHECKS = {
     '08_recipe': ['08_recipe.ipynb', 'test_recipe.py', 'test_strangers_data.py -k "recipe or usual or name"', 'test_earlier.py', '12_job.ipynb'],
     '09_train': ['09_train.ipynb', 'test_train.py', 'test_strangers_data.py -k other_data', 'test_resume.py -k "need or scattered or SIGTERM"', 'test_hostile.py -k "test_checkpoints and without"',
                  'test_earlier.py', 'test_shared.py -k "engines or smaller"', 'test_resume.py -k "other_recipes or budget or changed_line"', '12_job.ipynb'],
+    '09a_layers': ['test_strangers_models.py', 'test_gradcam.py', '09a_layers.ipynb'],
     '10_gradcam': ['test_strangers_models.py', 'test_gradcam.py', '10_gradcam.ipynb', 'test_identities.py', '11_faithful.ipynb'],
     '11_faithful': ['11_faithful.ipynb', 'test_faithful.py', 'test_strangers_figures.py', 'test_identities.py'],
     '12_job': ['12_job.ipynb', 'test_figures.py', 'test_cli.py -k "damaged or finished or process or recipe"', 'test_faults.py -k "reads or guard or depend or before_the_first"',
@@ -245,19 +246,42 @@ MUTANTS = {
         ('changes are forgotten by a resumed run', "for change in state['edits']: self.take_over(**change)", "self.edits = state['edits']"),
         ('the recipe in a checkpoint is the changed one', 'recipe=asdict(self.planned), edits', 'recipe=asdict(self.recipe), edits'),
     ],
+    '09a_layers': [
+        ('who watches leaves hooks', 'return model(x)\n    finally:\n        for h in handles: h.remove()', 'return model(x)\n    finally: pass'),
+        ('a map of 1×1 is a map', 'shape if shape[1]*shape[2] > 1 else None', 'shape'),
+        ('the first layer that is listened to, not the last', 'next((key for key in reversed(heard) if _has', 'next((key for key in heard if _has'),
+        ('channels last are taken for channels first', 'for order in ((a, b, c), (c, a, b))}', 'for order in ((a, b, c),)}'),
+        ('two readings of four axes: the first is taken', 'return _permuted(axis, *sure[0]) if len(sure) == 1 else None', 'return _permuted(axis, *sure[0]) if sure else None'),
+        ('where changes are seen does not matter', 'if not found or any(apart > .4 and ahead < apart/3 for ahead, apart in found): return False', 'if not found: return False'),
+        ('changes must be seen, or it is no map', 'if answer is None and _fits(model, trace, key, order)]', 'if False]'),
+        ('a layer that grows is not looked at', 'if trace.grown is None: trace.grown = _grown(model, trace)', 'trace.grown = {}'),
+        ('attention is a map', 'return all(shape[i] < grown[i] <= 3*shape[i] for i in (h, w)) and', 'return'),
+        ('the class token is a place', 'if same.all(): return', 'return'),
+        ('a table is one map for each image', 'if _differs(a, i, 1) > 10*_differs(a, i, 2): return i', 'return i'),
+        ('a row of cells is a grid', ' or grown[tokens] - len(left_out) != 4*n)', ')'),
+        ('any number of tokens fills a grid', 'if answer or (answer is None and known):', 'if True:'),
+        ('rows and columns of tokens exchanged', '.transpose(1, 2).unflatten(2, grid)', '.transpose(1, 2).unflatten(2, grid).mT'),
+        ('one cell that was spread is a map', 'read = key not in trace.flat and _reading', 'read = _reading'),
+        ('the first run of a module, not the last', '(own, runs[-1])', '(own, runs[0])'),
+        ('a layer that nobody listens to', 'return g is not None and bool(read(g).any())', 'return True'),
+        ('values of an attention, not the block before', 'return found and _whole_of(found, heard, outs, score, x, model, trace)', 'return found'),
+        ('the negative of one logit is the logit', 'torch.cat([-logit, logit], 1)', 'torch.cat([logit, logit], 1)'),
+        ('a probability is a logit', 'found.reshape(B, 1) - .5*_is_probability(found, say)', 'found.reshape(B, 1)'),
+        ('of a dict the first is taken', "if isinstance(returned, dict) and 'logits' in returned: return returned['logits']", 'if isinstance(returned, dict): return next(iter(returned.values()))'),
+        ('a model is watched once and for all', 'if had == modules and kind in known', 'if kind in known'),
+        ('noise is left in the model', 'with evaluating(model), _as_it_was(model): return model(x)', 'with evaluating(model): return model(x)'),
+        ('a model is watched for each map', '_traces[model] = modules, {**(known if had == modules else {}), kind: found}', 'pass'),
+    ],
     '10_gradcam': [
         ('weights of the channels by place, not their mean', 'gradcam=lambda grads: grads.mean((-2,-1), keepdim=True)', 'gradcam=lambda grads: grads'),
         ('HiResCAM averages, too', 'hirescam=lambda grads: grads,', 'hirescam=lambda grads: grads.mean((-2,-1), keepdim=True),'),
         ('ReLU before the channels are added', '(_weights_by(method)(grads)*acts).sum(1)', '(_weights_by(method)(grads)*acts).relu().sum(1)'),
         ('every image is asked about the classes of all', 'logits.gather(1, _targets(target, logits)[:,None]).sum()', 'logits[:, _targets(target, logits)].sum()'),
         ('without a target: the least likely class', 'return logits.detach().argmax(1)', 'return logits.detach().argmin(1)'),
-        ('a ReLU in place overwrites what was tapped', '_replaced(out, a, seen[name].clone())', 'out'),
+        ('a ReLU in place overwrites what was tapped', 'replaced(out, a, seen[name].clone())', 'out'),
         ('hooks stay on the layers', 'yield seen\n    finally:\n        for h in handles: h.remove()', 'yield seen\n    finally: pass'),
-        ('who watches leaves hooks', 'return model(x)\n    finally:\n        for h in handles: h.remove()', 'return model(x)\n    finally: pass'),
         ('maps of a model that trains', 'with evaluating(model), tapped({name: modules[key[0]] for name, key in runs.items()})', 'with tapped({name: modules[key[0]] for name, key in runs.items()})'),
         ('does not work in inference mode', 'with torch.inference_mode(False), torch.no_grad(): yield seen', 'with torch.no_grad(): yield seen'),
-        ('a map of 1×1 is a map', 'shape if shape[1]*shape[2] > 1 else None', 'shape'),
-        ('the first layer that is listened to, not the last', 'next((key for key in reversed(heard) if _has', 'next((key for key in heard if _has'),
         ('an empty map without a word', 'if relu and not every: _warn_if_empty(maps[name])', ''),
         ('a layer before a norm without a word', 'for name, both in sums.items(): _warn_if_cancelled(name, *both.tolist())', ''),
         ('any head is taken for affine', 'if node.name() not in AFFINE or _may', 'if _may'),
@@ -277,35 +301,14 @@ MUTANTS = {
         ('a shared scale that is not shared', 'np.full(len(heat), heat.max())', 'heat.max((1,2))'),
         ('blue for, orange against', 'np.where(maps[...,None] > 0, FOR, AGAINST)', 'np.where(maps[...,None] > 0, AGAINST, FOR)'),
         ('of all classes at once the method is always gradcam', 'weights = _weights_by(method)(grads)', "weights = METHODS['gradcam'](grads)"),
-        ('channels last are taken for channels first', 'for order in ((a, b, c), (c, a, b))}', 'for order in ((a, b, c),)}'),
-        ('two readings of four axes: the first is taken', 'return _permuted(axis, *sure[0]) if len(sure) == 1 else None', 'return _permuted(axis, *sure[0]) if sure else None'),
-        ('where changes are seen does not matter', 'if not found or any(apart > .4 and ahead < apart/3 for ahead, apart in found): return False', 'if not found: return False'),
-        ('changes must be seen, or it is no map', 'if answer is None and _fits(model, trace, key, order)]', 'if False]'),
-        ('a layer that grows is not looked at', 'if trace.grown is None: trace.grown = _grown(model, trace)', 'trace.grown = {}'),
-        ('attention is a map', 'return all(shape[i] < grown[i] <= 3*shape[i] for i in (h, w)) and', 'return'),
-        ('the class token is a place', 'if same.all(): return', 'return'),
-        ('a table is one map for each image', 'if _differs(a, i, 1) > 10*_differs(a, i, 2): return i', 'return i'),
-        ('a row of cells is a grid', ' or grown[tokens] - len(left_out) != 4*n)', ')'),
-        ('any number of tokens fills a grid', 'if answer or (answer is None and known):', 'if True:'),
-        ('rows and columns of tokens exchanged', '.transpose(1, 2).unflatten(2, grid)', '.transpose(1, 2).unflatten(2, grid).mT'),
-        ('one cell that was spread is a map', 'read = key not in trace.flat and _reading', 'read = _reading'),
-        ('a spread cell without a word', 'elif acts[0,0].numel() > 1 and acts.any() and _is_flat(acts):', 'elif False:'),
+        ('a spread cell without a word', 'elif acts[0,0].numel() > 1 and acts.any() and is_flat(acts):', 'elif False:'),
         ('NaN without a word', 'if bad := (~maps.isfinite()).flatten(1).any(1).nonzero()[:,0].tolist():', 'if bad := []:'),
         ('NaN spoils the common scale', 'maps.cpu().where(sound, 0)', 'maps.cpu()'),
-        ('the first run of a module, not the last', '(own, runs[-1])', '(own, runs[0])'),
         ('any run of a module will do', 'if a is None or asked not in (None, run): return', 'if a is None: return'),
-        ('a layer that nobody listens to', 'return g is not None and bool(read(g).any())', 'return True'),
-        ('values of an attention, not the block before', 'return found and _whole_of(found, heard, outs, score, x, model, trace)', 'return found'),
-        ('the negative of one logit is the logit', 'torch.cat([-logit, logit], 1)', 'torch.cat([logit, logit], 1)'),
-        ('a probability is a logit', 'found.reshape(B, 1) - .5*_is_probability(found, say)', 'found.reshape(B, 1)'),
-        ('of a dict the first is taken', "if isinstance(returned, dict) and 'logits' in returned: return returned['logits']", 'if isinstance(returned, dict): return next(iter(returned.values()))'),
-        ('a model is watched once and for all', 'if had == modules and kind in known', 'if kind in known'),
-        ('another forward of the same modules', 'if any(_is_another(trace, runs[name], a) for name, a in seen.items()):', 'if False:'),
-        ('noise is left in the model', 'with evaluating(model), _as_it_was(model): return model(x)', 'with evaluating(model): return model(x)'),
+        ('another forward of the same modules', 'if any(is_another(trace, runs[name], a) for name, a in seen.items()):', 'if False:'),
         ('a hook hears other threads', 'if threading.get_ident() != thread: return\n        run += 1', 'run += 1'),
         ('what a model keeps is cut off', '(a.detach().clone() if kept else a).requires_grad_()', 'a.detach().clone().requires_grad_()'),
         ('a matrix that mixes images', 'or ways[0][0] != LEFT.get(node.name(), ways[0][0])', ''),
-        ('a model is watched for each map', '_traces[model] = modules, {**(known if had == modules else {}), kind: found}', 'pass'),
         ('LayerCAM keeps what is negative', 'layercam=lambda grads: grads.relu())', 'layercam=lambda grads: grads)'),
         ('the sum of LayerCAM is evidence', "NOT_ADDITIVE = {'layercam'}", 'NOT_ADDITIVE = set()'),
         ('floats of any size are pictures', 'if not (a.min() >= 0 and a.max() <= 1):', 'if False:'),
@@ -457,7 +460,7 @@ MUTANTS = {
 }
 
 
-def all_mutants(): return [dict(name=f'{room[:2]}.{i}', room=room, what=what, old=old, new=new) for room, rows in MUTANTS.items() for i, (what, old, new) in enumerate(rows, 1)]
+def all_mutants(): return [dict(name=f'{room.partition("_")[0]}.{i}', room=room, what=what, old=old, new=new) for room, rows in MUTANTS.items() for i, (what, old, new) in enumerate(rows, 1)]
 
 
 def exported(notebook): return [cell for cell in notebook['cells'] if cell['cell_type'] == 'code' and ''.join(cell['source']).startswith('#| export')]
@@ -465,7 +468,7 @@ def exported(notebook): return [cell for cell in notebook['cells'] if cell['cell
 
 def mutate(folder, room, old, new, name, **_):
     "Replace `old` by `new` in the notebook and the module of a room, in a copy of the repository. Raises SystemExit unless each has it exactly once."
-    notebook, module = folder/'nbs'/f'{room}.ipynb', folder/'cifar_resnet'/f'{room[3:]}.py'
+    notebook, module = folder/'nbs'/f'{room}.ipynb', folder/'cifar_resnet'/f'{room.partition("_")[2]}.py'
     nb, code = json.loads(notebook.read_text(encoding='utf-8')), module.read_text(encoding='utf-8')
     counts = [sum(''.join(cell['source']).count(old) for cell in exported(nb)), code.count(old)]
     if counts != [1, 1]: sys.exit(f'mutant {name}: {notebook.name} has its text {counts[0]} times and {module.name} {counts[1]} times, not once: {old!r}')
@@ -567,7 +570,7 @@ def main():
     parser.add_argument('--jobs', type=int, default=2, help='how many at a time (default: 2)')
     parser.add_argument('--publish', action='store_true', help='write nbs/results/mutants.json')
     args = parser.parse_args()
-    chosen = [m for m in all_mutants() if not args.only or m['name'] in args.only or m['room'][:2] in args.only]
+    chosen = [m for m in all_mutants() if not args.only or m['name'] in args.only or m['room'].partition('_')[0] in args.only]
     if not chosen: parser.error('there is no such mutant')
     if args.publish and args.only: parser.error('only the result of all mutants can be published')
 
