@@ -222,11 +222,12 @@ def feeding(
     "Around a model's forward pass: what PyTorch says of images that the model cannot take becomes a ValueError."
     try: yield
     except torch.OutOfMemoryError: raise
-    except (RuntimeError, AssertionError, TypeError, IndexError) as e:
+    except (RuntimeError, AssertionError, TypeError, IndexError, AttributeError) as e:
         words = ' '.join(str(e).split())[:200]
-        plain = 'channel|shape|size|height|width|dimension|device|type|argument|input|tensor|match|expected'
+        plain = 'channel|shape|size|height|width|dimension|device|type|argument|input|tensor|match|expected|NoneType'
         if words and not re.search(plain, words): raise                            # a fault of the model's own
-        why = _channels_last(images) or words or type(e).__name__
+        alone = 'if it needs more than pictures, wrap it in a module that gives it the rest: '*('None' in words)
+        why = _channels_last(images) or alone + words or type(e).__name__
         raise ValueError(f'the model does not take {told(images)}: {why}') from e
 
 def _channels_last(images):

@@ -122,7 +122,7 @@ def _warn_if_cancelled(name, net, gross):
     if not net < 1e-3*gross: return
     warnings.warn(
         f'at layer {name!r} gradient times activation sums to 0, as it does before a normalisation: '
-        'the map shows where, but its strength means nothing; the last block has a strength', stacklevel=5)
+        'the map shows where, but not how much: do not compare its strength between pictures', stacklevel=5)
 
 def _warn_of_maps(name, acts, maps):
     "Say what is wrong with maps (B,T,h,w) of activations (B,C,h,w)."
@@ -134,8 +134,13 @@ def _warn_of_maps(name, acts, maps):
                       'the map says nothing about where; choose an earlier layer', stacklevel=4)
 
 def _warn_if_empty(maps):
-    if empty := (maps.flatten(1).amax(1) <= 0).nonzero()[:,0].tolist():
-        warnings.warn(f'no positive evidence for the class in {_images(empty)}: the map is 0 everywhere', stacklevel=3)
+    "Of signed maps (B,h,w)."
+    least, most = maps.flatten(1).aminmax(dim=1)
+    if against := ((most <= 0) & (least < 0)).nonzero()[:,0].tolist():
+        warnings.warn(f'no positive evidence for the class in {_images(against)}: the map is 0 everywhere', stacklevel=3)
+    if nothing := ((most == 0) & (least == 0)).nonzero()[:,0].tolist():
+        warnings.warn(f'no evidence at all, for or against the class, in {_images(nothing)}: at this layer either nothing '
+                      'is active or the class depends on none of its cells; the map is 0 everywhere', stacklevel=3)
 
 def _images(which): return f'image{"s"*(len(which)>1)} {", ".join(map(str, which[:10]))}{" …"*(len(which)>10)}'
 
@@ -206,7 +211,7 @@ def gradcam(
     for name, m in maps.items():
         m = m if every else m[:,0]
         maps[name] = m.relu() if relu else m
-        if relu and not every: _warn_if_empty(maps[name])
+        if relu and not every: _warn_if_empty(m)
     return maps if isinstance(layer, (list, tuple)) else maps[next(iter(maps))]
 
 # %% ../nbs/10_gradcam.ipynb #10-032a
@@ -289,9 +294,15 @@ def _pictures(images, n) -> np.ndarray: # (n,H,W,3) uint8
 
 def _as_array(images):
     if isinstance(images, Tensor): return images.detach().cpu().numpy()
-    try: return np.asarray(images)
+    several = isinstance(images, (list, tuple))
+    if hasattr(images, 'convert'): images = _of_pillow(images)
+    try: return np.asarray([_of_pillow(p) if hasattr(p, 'convert') else p for p in images] if several else images)
     except ValueError:
         raise ValueError('pictures of different sizes have no common overlay: give them one by one') from None
+
+def _of_pillow(picture):
+    "A picture of Pillow in RGB, or in RGBA where it has an alpha channel, whatever its mode is."
+    return np.asarray(picture.convert('RGBA' if picture.has_transparency_data else 'RGB'))
 
 def _as_bytes(a):
     "Numbers from 0 to 1, or bytes, as bytes."
@@ -322,7 +333,9 @@ def overlay(
     Raises ValueError for pictures that are not for sure what `images` says, and unless there is a map for each."""
     maps = _as_maps(maps)
     if maps.dim() != 3: raise ValueError(f'an overlay needs maps (B,h,w), one for each picture, not {told(maps)}')
+    if not 0 <= opacity <= 1: raise ValueError(f'opacity must be from 0 to 1, not {told(opacity)}')
     images = _pictures(images, len(maps))
+    _warn_of_proportions(images.shape[1:3], maps.shape[1:])
     sound = maps.isfinite().all((1,2), keepdim=True).cpu()
     maps = upsample(maps.cpu().where(sound, 0), images.shape[1:3]).numpy()                   # (B,H,W)
     heat = abs(maps) if signed else maps.clip(0)
@@ -332,8 +345,15 @@ def overlay(
     grey = (images @ [.299, .587, .114]/255)[...,None]
     return np.uint8(np.clip(grey*(1 - cover) + colour*cover, 0, 1)*255 + .5)
 
+def _warn_of_proportions(picture, cells):
+    (H, W), (h, w) = picture, cells
+    if abs(h*W - w*H) <= 1.5*max(H, W): return                                    # a row or column more or less
+    warnings.warn(f'maps of {h}×{w} cells are stretched over pictures of {H}×{W} pixels: are they maps of a part of them? '
+                  'Then give that part', stacklevel=3)
+
 def _full_colour(heat, scale):
     "(B,1,1): the value that gets the full colour, for each map."
+    if isinstance(scale, bool): raise ValueError(f'scale must be image, shared or numbers, not {scale}: say signed={scale}?')
     if isinstance(scale, str):
         if scale not in ('image', 'shared'): raise ValueError(f'there is no scale {scale!r}: choose image or shared')
         scale = heat.max((1,2)) if scale == 'image' else np.full(len(heat), heat.max())

@@ -98,7 +98,7 @@ class Trace:
     "What the layers of a model return for images of noise: see `_noise`. A run is (name, 0), (name, 1) ..."
     images:Tensor                 # an empty one (0,C,H,W): shape, type and device
     span:tuple                    # the least and the largest value of the noise
-    n:int                         # how many images it were
+    n:int                         # how many images there were
     shapes:dict = _new(dict)      # run -> shape, in the order in which they return
     batch:dict = _new(dict)       # run -> which axis is that of the images; None: no axis is
     moved:dict = _new(dict)       # run -> axis -> how much of a change of each half of the picture is seen along it
@@ -199,7 +199,7 @@ def _images_axis(a, inputs, n, alike):
     if alike:
         for i in axes:
             if _differs(a, i, 1) > 10*_differs(a, i, 2): return i
-        unclear = not a.any() or not _differs(a, axes[0], 2) == 0 if axes else False      # zeros, NaN, random numbers
+        unclear = axes and (not a.any() or _differs(a, axes[0], 2) != 0)       # zeros; NaN, random numbers
         if not unclear or not any(isinstance(t, Tensor) and t.shape[:1] == (n,) for t in inputs): return None
     return 0 if axes[:1] == [0] else None
 
@@ -294,7 +294,8 @@ def _reading_of_map(model, trace, key, axis, rest):
 
 def _seen_at(rows, columns, cells=None):
     """True: changes are seen where they should be; False: elsewhere; None: nearly everywhere.
-    `rows`, `columns` of `_moved`, (4,h) and (4,w); `cells`, (4,h·w): where they are tokens."""
+    `rows`, `columns` of `_moved`, (4,h) and (4,w); `cells`, (4,h·w): where they are tokens. Elsewhere: two changes are
+    clearly seen in other places (more than .4 of them), but not a third of that lies in the order of the halves."""
     found = []
     for pair, along in ((slice(0, 2), rows), (slice(2, 4), columns)):
         if along.shape[1] < 2: continue
@@ -450,7 +451,8 @@ def _named(layer, model, trace):
     "A layer's name as it was asked for, and the run that is meant, under the first name that its module has."
     modules = {name: id(m) for name, m in model.named_modules(remove_duplicate=False)}
     first = {id(m): name for name, m in model.named_modules()}
-    name, run = first.get(id(layer)) if isinstance(layer, nn.Module) else _spelt(layer, modules), None
+    name = first.get(id(layer)) if isinstance(layer, nn.Module) else _spelt(layer, modules)
+    run = None
     if name is None and isinstance(layer, str):
         plain, run = name_and_run(layer)
         name = _spelt(plain, modules)
@@ -512,7 +514,8 @@ def _listened_to(model, trace, maps, x, output):
     with torch.inference_mode(False), torch.enable_grad():
         with feeding(x): returned = _each_run(model, x.requires_grad_(), lambda key, _, out: outs.update({key: out}))
         logits = find_logits(returned, output, x)
-        score = (logits.float()*torch.arange(1, logits.shape[1]+1, device=logits.device)).sum()
+        weights = torch.arange(1, logits.shape[1]+1, device=logits.device)      # else a softmax would sum to 1
+        score = (logits.float()*weights).sum()
         heard = [key for key in maps if key in outs and outs[key].requires_grad] if score.requires_grad else []
         reads = {key: _reading(model, trace, key) for key in heard}
         if not heard or not (_has_gradient(score, outs[heard[-1]], reads[heard[-1]]) or _has_gradient(score, x)):

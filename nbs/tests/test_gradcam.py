@@ -18,7 +18,7 @@ from cifar_resnet.gradcam import (METHODS, _affine_between, contrast, gradcam, m
 from cifar_resnet.model import resnet18
 
 pytestmark = pytest.mark.filterwarnings(
-    'ignore:no positive evidence', 'ignore:at layer', 'ignore:layer .* is called more than once')
+    'ignore:no positive evidence', 'ignore:no evidence at all', 'ignore:at layer', 'ignore:layer .* is called more than once')
 X = torch.randn(3,3,32,32, generator=torch.Generator().manual_seed(0))
 
 

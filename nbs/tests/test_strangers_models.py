@@ -19,7 +19,7 @@ from cifar_resnet.core import seeded
 from cifar_resnet.gradcam import (METHODS, contrast, gradcam, map_layers, overlay, receptive_fields, upsample, weighted)
 from cifar_resnet.model import resnet18
 
-pytestmark = pytest.mark.filterwarnings('ignore:no positive evidence', 'ignore:at layer', 'ignore::FutureWarning')
+pytestmark = pytest.mark.filterwarnings('ignore:no positive evidence', 'ignore:no evidence at all', 'ignore:at layer', 'ignore::FutureWarning')
 
 
 def images(n=2, side=32, wide=None, channels=3):
@@ -494,7 +494,7 @@ def test_the_default_is_listened_to():
 def test_a_head_of_zeros_costs_no_search():
     model, x = made(small_vit), images()
     nn.init.zeros_(model.heads.head.weight)
-    with pytest.warns(UserWarning, match='no positive evidence'): assert gradcam(model, x, 1).sum() == 0
+    with pytest.warns(UserWarning, match='no evidence at all, for or against'): assert gradcam(model, x, 1).sum() == 0
     nn.init.normal_(model.heads.head.weight)
     assert gradcam(model, x, 1, relu=False).abs().max() > 0                      # nothing was remembered
 
@@ -619,7 +619,7 @@ def test_targets_of_any_whole_type(target):
 # 8. Pictures under an overlay
 
 def picture(h=6, w=5, seed=0): return np.random.default_rng(seed).integers(0, 256, (2, h, w, 3), np.uint8)
-P, GREY, MAPS = picture(), picture()[...,:1], torch.tensor([[[1., 0.]], [[0., 2.]]])
+P, GREY, MAPS = picture(), picture()[...,:1], torch.tensor([[[1., 0.]]*2, [[0., 2.]]*2])
 ALPHA = np.concatenate([P, np.full((2,6,5,1), 51, np.uint8)], 3)                    # a fifth opaque
 ON_WHITE = np.uint8(P*.2 + 255*.8 + .5)
 SAME = {          # what: the pictures, and (B,H,W,3) uint8 that must give the same overlay
@@ -635,6 +635,25 @@ def test_pictures_as_people_have_them(what):
     given, same = SAME[what]
     found, expected = overlay(given, MAPS).astype(int), overlay(same, MAPS).astype(int)
     assert found.shape == (2,6,5,3) and abs(found - expected).max() <= (1 if 'float16' in what or 'alpha' in what else 0)
+
+@pytest.mark.parametrize('mode', ['L', 'P', '1', 'LA', 'CMYK', 'YCbCr', 'HSV', 'LAB', 'RGBA', 'F', 'I'])
+def test_pictures_of_pillow_in_any_mode(mode):
+    given = Image.fromarray(P[0]).convert('L' if mode in ('LA', 'F', 'I') else 'RGB').convert(mode)
+    expected = overlay(np.asarray(given.convert('RGB')), MAPS[:1])
+    assert (overlay(given, MAPS[:1]) == expected).all() and (overlay([given], MAPS[:1]) == expected).all()
+
+def test_maps_of_a_part_of_the_picture():
+    with pytest.warns(UserWarning, match='maps of 7×7 cells are stretched over pictures of 60×40 pixels') as said:
+        overlay(np.zeros((1,60,40,3), np.uint8), torch.ones(1,7,7))
+    assert said[0].filename == __file__
+    for wrong in (dict(scale=True), dict(opacity=2), dict(opacity=-1)):
+        with pytest.raises(ValueError, match='must be'): overlay(P, MAPS, **wrong)
+
+def test_a_model_that_needs_more_than_pictures():
+    class Two(nn.Module):
+        def __init__(self): super().__init__(); self.c = patches()
+        def forward(self, x, words=None): return self.c(x).mean((2,3)) + words.shape[0]
+    with pytest.raises(ValueError, match='if it needs more than pictures, wrap it'): gradcam(Two(), images(), 1)
 
 @pytest.mark.parametrize('given', [P[0], P[0].transpose(2,0,1), P[:1], P[0]/255], ids=['HWC', 'CHW', 'a batch', 'floats'])
 def test_one_picture(given): assert (overlay(given, MAPS[:1]) == overlay(P[:1], MAPS[:1])).all()
@@ -655,7 +674,7 @@ def test_pictures_that_are_refused(given, said):
 @pytest.mark.parametrize('maps, said', [
     ([[1.]], r'maps must be a tensor \(B,h,w\), as from gradcam, not a list'),
     (dict(a=MAPS, b=MAPS), "maps of several layers: choose one of 'a', 'b'"),
-    (MAPS[0], r'not a Tensor \(1, 2\)'), ('map', "not 'map'"), (MAPS[:0], 'maps must be a tensor'), (None, 'not None')])
+    (MAPS[0], r'not a Tensor \(2, 2\)'), ('map', "not 'map'"), (MAPS[:0], 'maps must be a tensor'), (None, 'not None')])
 def test_maps_that_are_refused(maps, said):
     for call in (lambda: overlay(P, maps), lambda: upsample(maps)):
         with pytest.raises(ValueError, match=said): call()
