@@ -282,7 +282,7 @@ MUTANTS = {
         ('hooks stay on the layers', 'yield seen\n    finally:\n        for h in handles: h.remove()', 'yield seen\n    finally: pass'),
         ('maps of a model that trains', 'with evaluating(model), tapped({name: modules[key[0]] for name, key in runs.items()})', 'with tapped({name: modules[key[0]] for name, key in runs.items()})'),
         ('does not work in inference mode', 'with torch.inference_mode(False), torch.no_grad(): yield seen', 'with torch.no_grad(): yield seen'),
-        ('an empty map without a word', 'if relu and not every: _warn_if_empty(maps[name])', ''),
+        ('an empty map without a word', 'if relu and not every: _warn_if_empty(m)', ''),
         ('a layer before a norm without a word', 'for name, both in sums.items(): _warn_if_cancelled(name, *both.tolist())', ''),
         ('any head is taken for affine', 'if node.name() not in AFFINE or _may', 'if _may'),
         ('two ways to the layer are taken for one', 'if len(ways) != 1 or ways', 'if ways'),
