@@ -586,7 +586,7 @@ def main():
             if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, work/'origin'/name, ignore=shutil.ignore_patterns('__pycache__', '.*', '*.part'))
             else: shutil.copy2(ROOT/name, work/'origin'/name)
         for m in chosen:                                               # all texts are found before anything runs
-            for file in (f'nbs/{m["room"]}.ipynb', f'cifar_resnet/{m["room"][3:]}.py'):
+            for file in (f'nbs/{m["room"]}.ipynb', f'cifar_resnet/{m["room"].partition("_")[2]}.py'):
                 (work/'try'/file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(work/'origin'/file, work/'try'/file)
             mutate(work/'try', **m)
