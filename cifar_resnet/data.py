@@ -10,11 +10,13 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'B
            'held_out', 'shapes10', 'Dataset', 'load_data', 'notes_of', 'read_picture', 'picture_folder']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, io, json, math, os, pickle, re, warnings
-from collections.abc import Callable
+import hashlib, io, json, math, os, pickle, re, unicodedata, warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,16 @@ class Images:
     "Labelled pictures in memory. Raises ValueError for arrays that do not fit together."
     images:np.ndarray  # (N,32,32,3) uint8
     labels:np.ndarray  # (N,), kept as int64; also one-hot rows, or names of classes: see `core.as_labels`
-    classes:tuple      # names, by label
+    classes:tuple      # names, by label; or a dict of names and their numbers
     masks:dict=None    # Shapes-10: bool (N,32,32) by name, and what else is known of each picture
     name:str=''        # what the data set is called: cifar10, folder:flowers ...; '': arrays of one's own
 
     def __post_init__(self):
+        given = self.labels
         _check_images(self.images)
         object.__setattr__(self, 'classes', _class_names(self.classes))
         object.__setattr__(self, 'labels', as_labels(self.labels, self.classes, len(self.images)))
+        _check_numerals(given, self.labels, self.classes)
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self):,} images of {len(self.classes)} classes'
@@ -44,13 +48,17 @@ class Images:
     def take(self, which):
         "The pictures at these indices, or in this slice."
         masks = self.masks and {name: m[which] for name, m in self.masks.items()}
-        return replace(self, images=self.images[which], labels=self.labels[which], masks=masks)
+        part, images = copy(self), self.images[which]
+        _check_images(images)
+        part.__dict__.update(images=images, labels=self.labels[which], masks=masks)      # these labels are numbers
+        return part
 
     def fingerprint(self):
         "SHA-256 of pixels and labels: a run remembers what it was trained on."
         return hashlib.sha256(self.images.tobytes() + self.labels.astype('<i8').tobytes()).hexdigest()
 
 def _check_images(images):
+    if np.ma.is_masked(images): raise ValueError('images has masked (hidden) values: leave those pictures out')
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3): return
     found = (f'{images.dtype}, {"×".join(map(str, images.shape))}' if isinstance(images, np.ndarray) else told(images))
     first = np.ndim(images) == 4 and np.shape(images)[1:] == (3, 32, 32)
@@ -59,10 +67,36 @@ def _check_images(images):
 
 def _class_names(classes):
     "Names as a tuple, if they are."
-    names = () if isinstance(classes, (str, int)) else tuple(classes)
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+    names = _in_order(classes)
+    plain = {unicodedata.normalize('NFC', name) for name in names if isinstance(name, str) and name.strip()}
+    if len(names) < 2 or len(plain) < len(names):
         raise ValueError(f'classes must be two or more different names, by label, not {classes!r:.80}')
-    return names
+    return tuple(map(str, names))
+
+def _in_order(classes):
+    "The names by label, where there is an order: a set has none."
+    if isinstance(classes, Mapping): return _by_number(classes)
+    if isinstance(classes, (str, bytes, Set)) or not isinstance(classes, Iterable): return ()
+    return tuple(classes)
+
+def _by_number(names):
+    "The keys by their numbers, or the values, whichever are numbered from 0."
+    for number in (names, {v: k for k, v in names.items() if isinstance(v, Hashable)}):
+        if all(isinstance(n, Integral) for n in number.values()) and sorted(number.values()) == [*range(len(names))]:
+            return tuple(sorted(number, key=number.get))
+    return ()
+
+def _check_numerals(given, labels, classes):
+    "Raise ValueError where numbers may as well be meant as the names of classes, which are other numbers."
+    called = [int(name) for name in classes if name.isdecimal()]
+    if len(called) < len(classes) or called == [*range(len(classes))] or _is_named(given): return
+    if set(labels.tolist()) <= set(called):
+        raise ValueError(f'labels may be numbers from 0, or names such as {", ".join(classes[:3])}: give names, '
+                         f'[classes[i] for i in labels] or list(map(str, labels))')
+
+def _is_named(labels):
+    "Whether labels are names, or one-hot rows."
+    return np.ndim(labels) == 2 or any(isinstance(label, str) for label in labels)
 
 # %% ../nbs/03_data.ipynb #03-010
 ARCHIVE = 'cifar-10-python.tar.gz'
@@ -380,7 +414,7 @@ def split(
     limit:int=None,       # only the first so many indices of each part; None: all
 ) -> tuple[np.ndarray,np.ndarray]: # sorted indices: to train on, held out
     """A stratified split, the same for the same labels.
-    Raises ValueError for a limit above the training part's size, and if nothing would be held out."""
+    Raises ValueError if nothing would be held out, and for a limit that is too large, or leaves out a class."""
     labels = as_labels(labels)
     if not len(labels): raise ValueError('there are no images to split: give at least one')
     if not 0 <= share <= 1: raise ValueError(f'share must be from 0 to 1, not {share}')
@@ -394,7 +428,15 @@ def split(
                          f'and that is none; give at least {math.floor(.5/share) + 1} images of a class')
     if limit and limit > len(train_idx):
         raise ValueError(f'limit {limit:,} is larger than the data: there are {len(train_idx):,} training images')
+    if limit: _check_limit(labels[train_idx], limit)
     return train_idx[:limit], valid_idx[:limit]
+
+def _check_limit(labels, limit):
+    "Raise ValueError if the first `limit` labels lack one of the others."
+    classes, first = np.unique(labels, return_index=True)
+    if lacks := (first >= limit).sum():
+        raise ValueError(f'limit {limit:,} leaves out {lacks} of {len(classes)} classes: give at least '
+                         f'{first.max() + 1:,}, or shuffle the images')
 
 def held_out(
     train:Images,
@@ -882,7 +924,7 @@ def _classes_in(folder):
     return tuple(p.name for p in _seen(folder))
 
 def _pictures(folder, classes, name):
-    "All pictures of the classes. What `read_picture` warns of is said once, with how often."
+    "All pictures of the classes, in a shuffled order. What `read_picture` warns of is said once, with how often."
     if unknown := [c for c in _classes_in(folder) if c not in classes]:
         raise ValueError(f'{folder}/{unknown[0]} is no class of train: choose from {", ".join(classes)}')
     paths = [(label, p) for label, c in enumerate(classes) if (folder/c).exists() for p in _in_class(folder/c)]
@@ -891,7 +933,8 @@ def _pictures(folder, classes, name):
         warnings.simplefilter('always')
         images = np.stack([read_picture(p) for _, p in paths])
     if caught: warnings.warn(f'{caught[0].message}' + (f' (and {len(caught)-1} more)' if len(caught) > 1 else ''))
-    data = Images(images, [label for label, _ in paths], classes, name=name)
+    data = Images(images, [classes[label] for label, _ in paths], classes, name=name)
+    data = data.take(rng('folder', len(data)).permutation(len(data)))            # the same each time
     if lacks := [c for c in classes if not (folder/c).exists()]:
         warnings.warn(f'{folder} has no pictures of {", ".join(lacks)}')
     return data

@@ -317,7 +317,41 @@ def test_labels_of_any_kind(labels):
     assert images.labels.dtype == np.int64 and images.labels.tolist() == [0, 1, 1, 0] and images.classes == TWO and images.name == ''
 
 
+CLASSES = {'a list': ['cat', 'dog'], 'an array': np.array(['cat', 'dog']), 'an iterator': iter(['cat', 'dog']),
+           'numbers by name': {'dog': 1, 'cat': 0}, 'names by number': {1: 'dog', 0: 'cat'}, 'NumPy numbers': {'dog': np.int64(1), 'cat': np.int64(0)}}
+
+@pytest.mark.parametrize('classes', CLASSES.values(), ids=CLASSES)
+def test_classes_of_any_kind(classes):
+    images = Images(PIXELS, ['cat', 'dog', 'dog', 'cat'], classes)
+    assert images.classes == TWO and {type(c) for c in images.classes} == {str} and images.labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize('classes', [{'cat', 'dog'}, frozenset(TWO), None, 2.5, b'cd', {'cat': 1, 'dog': 2}, {'cat': 0, 'dog': 0}, {1: 'cat', 2: 'dog'}, {'cat': 'a', 'dog': 'b'},
+                                     {'cat': [0], 'dog': [1]}, ('', 'dog'), (['cat'], ['dog']), ('cafe\u0301', 'caf\u00e9')], ids=str)
+def test_what_are_no_classes(classes):
+    with pytest.raises(ValueError, match='classes must be two or more different names, by label, not'): Images(PIXELS, [0, 1, 1, 0], classes)
+
+
+NUMERALS = {    # classes, labels, the classes that they are; None: it is not sure
+    'names or numbers': ('123', [1, 2, 1, 2], None), 'all of them': (('0', '1', '10', '2'), [0, 1, 2, 0], None), 'a 0 is no name': ('123', [0, 1, 2, 1], [0, 1, 2, 1]),
+    'names': ('123', ['1', '2', '1', '2'], [0, 1, 0, 1]), 'one-hot': ('123', np.eye(3)[[1, 2, 1, 2]], [1, 2, 1, 2]), 'the same': ('012', [1, 2, 1, 2], [1, 2, 1, 2]), 'not all numerals': ('12a', [1, 2, 1, 2], [1, 2, 1, 2])}
+
+@pytest.mark.parametrize('classes, labels, meant', NUMERALS.values(), ids=NUMERALS)
+def test_classes_called_by_numbers(classes, labels, meant):
+    if meant:
+        images = Images(PIXELS, labels, tuple(classes))
+        assert images.labels.tolist() == meant and images.take([3, 1]).labels.tolist() == [meant[3], meant[1]]
+    else:
+        with pytest.raises(ValueError, match='labels may be numbers from 0, or names such as .*: give names'): Images(PIXELS, labels, tuple(classes))
+
+
+def test_a_folder_of_classes_called_by_numbers(pets):
+    train, _ = picture_folder(pets(classes=('1', '2', '10')))
+    assert train.classes == ('1', '10', '2') and len(train.take(train.labels > 0)) == 16
+
+
 @pytest.mark.parametrize('args, said', [
+    ((np.ma.masked_equal(PIXELS, 0), [0]*4, TWO), 'images has masked (hidden) values'),
     ((PIXELS.transpose(0,3,1,2), [0]*4, TWO), 'give images.transpose'),
     ((torch.zeros(4,32,32,3), [0]*4, TWO), 'not a Tensor'),
     ((PIXELS, [0]*4, ('cat',)), 'classes must be two or more different names'),
@@ -328,7 +362,7 @@ def test_labels_of_any_kind(labels):
     ((PIXELS, [0, 1, 2, 0], TWO), 'from 0 to 1, not 0 to 2'),
     ((PIXELS, ['cat', 'cow', 'dog', 'cat'], TWO), "no class 'cow': choose from cat, dog"),
     ((PIXELS, [0]*3, TWO), '4 images need 4 labels, not 3'),
-], ids=['channels first', 'a tensor', 'one class', 'one name twice', 'a number of classes', 'a word', 'numbers for names', 'no such class', 'no such name', 'too few'])
+], ids=['masked', 'channels first', 'a tensor', 'one class', 'one name twice', 'a number of classes', 'a word', 'numbers for names', 'no such class', 'no such name', 'too few'])
 def test_arrays_that_are_no_data_set(args, said):
     with pytest.raises(ValueError, match=re.escape(said)): Images(*args)
 
@@ -362,7 +396,8 @@ def test_a_folder(pets):
     with saying(): train, test = load_data(f'folder:{path}')
     assert train.classes == ('cat', 'dog') and train.name == test.name == 'folder:pets'
     assert np.bincount(train.labels).tolist() == [8, 8] and np.bincount(test.labels).tolist() == [2, 2]
-    assert (train.images[8] == data.read_picture(path/'train'/'dog'/'0.png')).all()
+    held = {c: {train.images[i].tobytes() for i in np.flatnonzero(train.labels == l)} for l, c in enumerate(train.classes)}
+    assert held == {c: {data.read_picture(p).tobytes() for p in (path/'train'/c).glob('?.png')} for c in train.classes}
     again = load_data('folder:pets', data_dir=path), load_data(f'folder:{path}/', data_dir=path), picture_folder(path)
     assert {part.fingerprint() for part, _ in again} == {train.fingerprint()}
 
@@ -373,6 +408,13 @@ def test_a_tenth_is_set_aside(pets):
     assert np.bincount(train.labels).tolist() == [18, 18] and np.bincount(test.labels).tolist() == [2, 2]
     assert not {p.tobytes() for p in train.images} & {p.tobytes() for p in test.images}
     with saying('set aside'): assert picture_folder(path)[1].fingerprint() == test.fingerprint()
+
+
+def test_the_first_pictures_of_a_folder_are_of_all_classes(pets):
+    train, test = picture_folder(pets(n=30, test=9))
+    assert train.labels.tolist() not in (sorted(train.labels), sorted(train.labels)[::-1])
+    train_idx, _ = split(train.labels, limit=8)
+    assert set(train.labels[train_idx]) == set(test.labels[:8]) == {0, 1}
 
 
 SAID = {    # what is changed, what is said
