@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_device', 'computes', 'pick_precision', 'autocast',
-           'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding']
+           'in_float32', 'evaluating', 'not_run', 'home', 'folder_name', 'sentence', 'told', 'as_labels', 'check_batch',
+           'feeding']
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, re, warnings
@@ -127,11 +128,16 @@ def not_run(
 
 # %% ../nbs/00_core.ipynb #00-036
 def home(path:str|Path) -> Path:
-    "A path with `~` filled in. Raises ValueError if there is no such home folder."
+    "A path with `~` filled in. Raises ValueError if there is no such home folder, and for what is no path."
+    if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a path is a str or a Path, not {told(path)}')
     try: return Path(path).expanduser()
     except RuntimeError:
         user = str(path).split('/')[0]
         raise ValueError(f'there is no home folder {user}: write the path in full') from None
+
+def folder_name(path:str|Path) -> str: # 'flowers' for ~/flowers/ and ../flowers, and for '.' in that folder
+    "The last part of a path that is written in full."
+    return os.path.basename(os.path.abspath(home(str(path).strip())))
 
 # %% ../nbs/00_core.ipynb #00-040
 # what our functions raise with a sentence for their user; any other type is a mistake of ours
