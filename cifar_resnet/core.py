@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_device', 'computes', 'pick_precision', 'autocast',
-           'in_float32', 'evaluating', 'not_run', 'home', 'folder_name', 'sentence', 'told', 'as_labels', 'check_batch',
-           'feeding']
+           'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding']
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, re, warnings
@@ -135,10 +134,6 @@ def home(path:str|Path) -> Path:
         user = str(path).split('/')[0]
         raise ValueError(f'there is no home folder {user}: write the path in full') from None
 
-def folder_name(path:str|Path) -> str: # 'flowers' for ~/flowers/ and ../flowers, and for '.' in that folder
-    "The last part of a path that is written in full."
-    return os.path.basename(os.path.abspath(home(str(path).strip())))
-
 # %% ../nbs/00_core.ipynb #00-040
 # what our functions raise with a sentence for their user; any other type is a mistake of ours
 EXPECTED = ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError
@@ -205,7 +200,7 @@ def _plain(found):
 def _count(classes):
     "How many classes there are, if that is known."
     if classes is None or isinstance(classes, Integral): return classes
-    if isinstance(classes, (str, Mapping, Set)) or not hasattr(classes, '__len__'):
+    if isinstance(classes, (Mapping, Set)) or not hasattr(classes, '__len__'):
         raise ValueError(f'classes must be names in the order of their numbers, not {told(classes)}')
     if len(set(map(str, classes))) < len(classes): raise ValueError('classes has one name twice: give each its own')
     return len(classes)

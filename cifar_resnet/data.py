@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from .core import as_labels, folder_name, home, rng, told
+from .core import as_labels, home, rng, told
 from .fetch import fetch, file_hash, take_members
 
 # %% ../nbs/03_data.ipynb #03-006
@@ -901,7 +901,7 @@ def picture_folder(
 ) -> tuple[Images,Images]: # to train on, to test; the classes are the sorted names of the folders in train
     """A folder of pictures as a data set. Without a folder test a tenth of each class is set aside, always the same.
     Raises OSError or ValueError for a picture that cannot be read, and for a folder that is no such data set."""
-    top, name = _with_train(home(path)), name or f'folder:{folder_name(path)}'
+    top, name = _with_train(home(path)), name or f'folder:{_folder_name(path)}'
     _check_name(name.removeprefix('folder:'), top)
     classes = _classes_in(top/'train')
     if len(classes) < 2:
@@ -929,13 +929,17 @@ def _with_train(path):
     if path.is_file(): raise NotADirectoryError(f'{path} is a file: unpack it, and name the folder')
     for link in (path, path/'train'): _check_link(link)
     inside = [p.parent for p in _near(path, 'train') if p.is_dir()]
-    if not inside and folder_name(path) in ('train', 'test'):
+    if not inside and _folder_name(path) in ('train', 'test'):
         raise ValueError(f'{path} is one part of a data set: name the folder around it, {path.absolute().parent}')
     if not inside or (inside[0] != path and len(inside) > 1):
         found = ', '.join(p.name for p in _seen(path)[:3]) or 'nothing'
         raise ValueError(f'{path} holds {found}, but no folder train: put the pictures into {path}/train/CLASS/')
     if inside[0] != path: warnings.warn(f'the pictures were found in {inside[0]}')
     return inside[0]
+
+def _folder_name(path):
+    "The last part of a path that is written in full, as a recipe keeps it."
+    return os.path.basename(os.path.abspath(home(str(path).strip())))
 
 def _seen(folder):
     "What lies in a folder, sorted by name, but for what systems leave there."

@@ -65,7 +65,7 @@ def _meet(logits, labels, classes=None, least=0):
     "Logits (N,C), and the labels (N,) int64 beside them."
     logits = as_logits(logits).detach()
     N, C = logits.shape
-    if classes is not None and (isinstance(classes, (str, dict)) or not hasattr(classes, '__getitem__')):
+    if classes is not None and (isinstance(classes, dict) or not hasattr(classes, '__getitem__')):
         raise ValueError(f'classes must be a list of {C} names, by label, not {told(classes)}')
     if classes is not None and len(classes) != C:
         raise ValueError(f'{C} columns of logits need {C} classes, not {len(classes)}')

@@ -7,10 +7,8 @@ __all__ = ['PRESETS', 'RECIPES', 'FOR_DATASET', 'BEFORE', 'CHOICES', 'MAY_BE_0',
            'recipe_from', 'saved_recipe']
 
 # %% ../nbs/08_recipe.ipynb #08-003
-import hashlib, json, math, operator, re
+import hashlib, json, math, operator, os, re
 from dataclasses import asdict, dataclass, fields, replace
-
-from .core import folder_name
 
 # %% ../nbs/08_recipe.ipynb #08-011
 PRESETS = dict(         # strict        best
@@ -158,7 +156,7 @@ def _dataset(value):
     if not isinstance(value, str) or not value.startswith('folder:'):
         return _one_of(CHOICES['dataset'], 'dataset', value)
     path = value.removeprefix('folder:').strip()
-    name = path and folder_name(path)
+    name = path and os.path.basename(os.path.abspath(os.path.expanduser(path)))
     if not name: raise ValueError(f'{value!r} names no folder: give its path, such as folder:flowers')
     return f'folder:{name}'
 
