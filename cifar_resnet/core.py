@@ -8,8 +8,10 @@ __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, re, warnings
+from collections.abc import Mapping, Set
 from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +127,8 @@ def not_run(
 
 # %% ../nbs/00_core.ipynb #00-036
 def home(path:str|Path) -> Path:
-    "A path with `~` filled in. Raises ValueError if there is no such home folder."
+    "A path with `~` filled in. Raises ValueError if there is no such home folder, and for what is no path."
+    if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a path is a str or a Path, not {told(path)}')
     try: return Path(path).expanduser()
     except RuntimeError:
         user = str(path).split('/')[0]
@@ -162,8 +165,7 @@ def as_labels(
     n:int=None,   # how many there must be
 ) -> np.ndarray: # (N,) int64
     "Labels as class numbers. Raises ValueError for what is no class, and for another number of labels than `n`."
-    found = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    count = classes if classes is None or isinstance(classes, int) else len(classes)
+    found, count = _array(labels), _count(classes)
     if found.ndim == 2: found = _from_rows(found, count)
     if found.ndim != 1:
         raise ValueError(f'labels must be (N,), one for each image, or one-hot rows (N,classes), not {told(found)}')
@@ -172,8 +174,40 @@ def as_labels(
     if found.dtype.kind in 'UOS': return _from_names(found, classes)
     return _whole_classes(found, count)
 
+def _array(labels):
+    "Labels as an array of numbers or strings."
+    if isinstance(labels, torch.Tensor): return _from_tensor(labels)
+    if np.ma.is_masked(labels): raise ValueError('some labels are masked (hidden): leave those images out')
+    try: found = np.asarray(labels)
+    except (TypeError, ValueError):
+        raise ValueError('labels must be (N,), one for each image, not rows of several lengths') from None
+    return _plain(found) if found.dtype == object and found.ndim else found
+
+def _from_tensor(labels):
+    "A tensor of any device, layout and type as an array."
+    if labels.is_meta: raise ValueError('labels have no data (they are on the meta device): give the labels themselves')
+    dense = labels.detach().cpu().to_dense()
+    return (dense.double() if dense.is_floating_point() else dense).numpy()
+
+def _plain(found):
+    "An array of objects as one of numbers, if they are all numbers; else they are all names."
+    values = found.ravel().tolist()
+    odd = [v for v in values if not isinstance(v, (str, Real))]
+    if odd: raise ValueError(f'labels must be class numbers or names, and one is {told(odd[0])}')
+    if any(isinstance(v, str) for v in values): return found
+    return np.array(values).reshape(found.shape)
+
+def _count(classes):
+    "How many classes there are, if that is known."
+    if classes is None or isinstance(classes, Integral): return classes
+    if isinstance(classes, (Mapping, Set)) or not hasattr(classes, '__len__'):
+        raise ValueError(f'classes must be names in the order of their numbers, not {told(classes)}')
+    if len(set(map(str, classes))) < len(classes): raise ValueError('classes has one name twice: give each its own')
+    return len(classes)
+
 def _from_rows(rows, count):
     "Class numbers from one-hot rows."
+    if rows.shape[1] == 1: raise ValueError(f'labels must be (N,), not a column {rows.shape}: give labels[:,0]')
     if rows.dtype.kind not in 'biuf' or not ((rows == 0) | (rows == 1)).all() or not (rows.sum(1) == 1).all():
         raise ValueError(f'labels in rows must be one-hot, a single 1 in each, not {told(rows)}: give class numbers (N,)')
     if count is not None and rows.shape[1] != count:
@@ -182,7 +216,7 @@ def _from_rows(rows, count):
 
 def _from_names(names, classes):
     "Class numbers from the names of the classes."
-    number = {} if classes is None or isinstance(classes, int) else {name: i for i, name in enumerate(classes)}
+    number = {} if classes is None or isinstance(classes, Integral) else {name: i for i, name in enumerate(classes)}
     names = names.tolist()
     if unknown := [name for name in names if not isinstance(name, str) or name not in number]:
         which = f'choose from {", ".join(map(str, number))}' if number else 'give class numbers'
@@ -196,7 +230,7 @@ def _whole_classes(found, count):
     if found.dtype.kind not in 'biuf' or not np.isfinite(found).all() or (found != np.floor(found)).any():
         raise ValueError(f'labels must be whole numbers, not {told(found)}{_example(found)}')
     most = '' if count is None else f' from 0 to {count-1}'
-    if len(found) and (found.min() < 0 or (count is not None and found.max() >= count)):
+    if len(found) and (found.min() < 0 or found.max() >= (2**63 if count is None else count)):
         raise ValueError(f'labels must be whole numbers{most}, not {found.min()} to {found.max()}')
     return found.astype(np.int64)
 

@@ -10,11 +10,13 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'B
            'held_out', 'shapes10', 'Dataset', 'load_data', 'notes_of', 'read_picture', 'picture_folder']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, io, json, math, os, pickle, re, warnings
-from collections.abc import Callable
+import hashlib, io, json, math, os, pickle, re, unicodedata, warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,16 @@ class Images:
     "Labelled pictures in memory. Raises ValueError for arrays that do not fit together."
     images:np.ndarray  # (N,32,32,3) uint8
     labels:np.ndarray  # (N,), kept as int64; also one-hot rows, or names of classes: see `core.as_labels`
-    classes:tuple      # names, by label
+    classes:tuple      # names, by label; or a dict of names and their numbers
     masks:dict=None    # Shapes-10: bool (N,32,32) by name, and what else is known of each picture
     name:str=''        # what the data set is called: cifar10, folder:flowers ...; '': arrays of one's own
 
     def __post_init__(self):
+        given = self.labels
         _check_images(self.images)
         object.__setattr__(self, 'classes', _class_names(self.classes))
         object.__setattr__(self, 'labels', as_labels(self.labels, self.classes, len(self.images)))
+        _check_numerals(given, self.labels, self.classes)
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self):,} images of {len(self.classes)} classes'
@@ -44,13 +48,17 @@ class Images:
     def take(self, which):
         "The pictures at these indices, or in this slice."
         masks = self.masks and {name: m[which] for name, m in self.masks.items()}
-        return replace(self, images=self.images[which], labels=self.labels[which], masks=masks)
+        part, images = copy(self), self.images[which]
+        _check_images(images)
+        part.__dict__.update(images=images, labels=self.labels[which], masks=masks)      # these labels are numbers
+        return part
 
     def fingerprint(self):
         "SHA-256 of pixels and labels: a run remembers what it was trained on."
         return hashlib.sha256(self.images.tobytes() + self.labels.astype('<i8').tobytes()).hexdigest()
 
 def _check_images(images):
+    if np.ma.is_masked(images): raise ValueError('images has masked (hidden) values: leave those pictures out')
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3): return
     found = (f'{images.dtype}, {"×".join(map(str, images.shape))}' if isinstance(images, np.ndarray) else told(images))
     first = np.ndim(images) == 4 and np.shape(images)[1:] == (3, 32, 32)
@@ -59,10 +67,36 @@ def _check_images(images):
 
 def _class_names(classes):
     "Names as a tuple, if they are."
-    names = () if isinstance(classes, (str, int)) else tuple(classes)
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+    names = _in_order(classes)
+    plain = {unicodedata.normalize('NFC', name) for name in names if isinstance(name, str) and name.strip()}
+    if len(names) < 2 or len(plain) < len(names):
         raise ValueError(f'classes must be two or more different names, by label, not {classes!r:.80}')
-    return names
+    return tuple(map(str, names))
+
+def _in_order(classes):
+    "The names by label, where there is an order: a set has none."
+    if isinstance(classes, Mapping): return _by_number(classes)
+    if isinstance(classes, (str, bytes, Set)) or not isinstance(classes, Iterable): return ()
+    return tuple(classes)
+
+def _by_number(names):
+    "The keys by their numbers, or the values, whichever are numbered from 0."
+    for number in (names, {v: k for k, v in names.items() if isinstance(v, Hashable)}):
+        if all(isinstance(n, Integral) for n in number.values()) and sorted(number.values()) == [*range(len(names))]:
+            return tuple(sorted(number, key=number.get))
+    return ()
+
+def _check_numerals(given, labels, classes):
+    "Raise ValueError where numbers may as well be meant as the names of classes, which are other numbers."
+    called = [int(name) for name in classes if name.isdecimal()]
+    if len(called) < len(classes) or called == [*range(len(classes))] or _is_named(given): return
+    if set(labels.tolist()) <= set(called):
+        raise ValueError(f'labels may be numbers from 0, or names such as {", ".join(classes[:3])}: give names, '
+                         f'[classes[i] for i in labels] or list(map(str, labels))')
+
+def _is_named(labels):
+    "Whether labels are names, or one-hot rows."
+    return np.ndim(labels) == 2 or any(isinstance(label, str) for label in labels)
 
 # %% ../nbs/03_data.ipynb #03-010
 ARCHIVE = 'cifar-10-python.tar.gz'
@@ -113,13 +147,17 @@ def _unpickled(path, archive):
     size, md5 = archive.members[path.name]
     expected = f'expected {f"{size:,} bytes" if size else "a file"} with MD5 {md5}'
     if not path.exists():
-        raise FileNotFoundError(f'{path} is missing: {expected}; {_advice(path)}')
+        raise FileNotFoundError(f'{path} is missing: {expected}; {_advice(path, archive)}')
     found = path.stat().st_size
     if not path.is_file() or found != (size or found) or file_hash(path, 'md5') != md5:
-        raise ValueError(f'{path} is damaged: {expected}, found {found:,} bytes; {_advice(path)}')
+        raise ValueError(f'{path} is damaged: {expected}, found {found:,} bytes; {_advice(path, archive)}')
     with open(path, 'rb') as f: return _ArraysOnly(f, encoding='bytes').load()
 
-def _advice(path): return f'put the official file there, or delete {path.parent} to fetch it anew'
+def _advice(path, archive):
+    "What to do about a file. A folder of another name may hold other things, and is not to be deleted."
+    ours = path.parent.name == archive.folder
+    anew = f'delete {path.parent} to fetch it anew' if ours else 'name an empty folder (--data_dir) to fetch it into'
+    return f'put the official file there, or {anew}'
 
 @contextmanager
 def _reading(path, archive):
@@ -127,7 +165,7 @@ def _reading(path, archive):
     try: yield
     except Exception as e:
         if str(path) in str(e): raise
-        raise ValueError(f'{path} is no {archive.title} batch: {e!r}; {_advice(path)}') from e
+        raise ValueError(f'{path} is no {archive.title} batch: {e!r}; {_advice(path, archive)}') from e
 
 def _read_batch(path, archive=CIFAR10):
     "The pictures of one official file."
@@ -161,14 +199,20 @@ def data_folder(data_dir=None) -> Path:
 def _top(data_dir, archive):
     "The folder to look in: where `data_dir` is what is looked for, the one around it. Raises OSError for a file."
     folder = data_folder(data_dir)
+    _check_link(folder)
     if folder.name in (archive.folder, archive.file): return folder.parent
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f'{folder} is not a folder: name the one that contains {archive.folder}')
     return folder
 
+def _check_link(path):
+    "Raise FileNotFoundError for a link to nothing: what is fetched or read instead would not be what it meant."
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f'{path} is a link that leads nowhere: mend it, or remove it')
+
 def _near(top, name, deep=1):
     "What is called so (wildcards will do) in a folder, in its folders, and so on, the nearest first."
-    return [p for depth in range(deep + 1) for p in sorted(top.glob('*/'*depth + name))]
+    return [p for depth in range(deep + 1) for p in sorted(top.glob('*/'*depth + name)) if p.exists()]
 
 def find_folder(
     data_dir:str|Path=None,  # see `data_folder`
@@ -177,14 +221,22 @@ def find_folder(
     "The folder of a data set's official files: in `data_dir`, that itself, or in one of its folders."
     top = _top(data_dir, archive)
     near = _near(top, archive.folder)
-    whole = [p for p in (*near, top) if all((p/name).is_file() for name in archive.members)]
+    whole = [p for p in near if all((p/name).is_file() for name in archive.members)]
+    if not whole and len(_loose(top, archive)) == len(archive.members): return top
     return next(iter(whole + near), None)
+
+def _loose(top, archive):
+    "The official files in a folder of another name; none, unless one has the right sum: train is a common name."
+    there = [name for name in archive.members if (top/name).is_file()]
+    known = any(file_hash(top/name, 'md5') == archive.members[name][1] for name in reversed(there))
+    return there if known else []
 
 # %% ../nbs/03_data.ipynb #03-016a
 def _load_archive(archive, data_dir, mirrors, others=()):
     "Train and test from the official files where they are found, else from another version, else from a mirror."
     top, folder = _top(data_dir, archive), find_folder(data_dir, archive)
     packed = None if folder else next(iter(_near(top, archive.file)), None)
+    for path in () if folder else (top/archive.folder, top/archive.file): _check_link(path)
     for read in () if folder or packed else others:
         if found := read(top): return found
     if (found := folder or packed) and found.parent != data_folder(data_dir):
@@ -196,6 +248,7 @@ def _load_archive(archive, data_dir, mirrors, others=()):
 
 def _unpacked(packed, archive):
     "Unpack an archive where it is -> the folder, which appears only when it is whole."
+    if not packed.is_file(): raise ValueError(f'{packed} is a folder, not the archive: give it another name')
     if (got := file_hash(packed)) != archive.sha256:
         raise ValueError(f'{packed} is not the official archive (its SHA-256 is {got[:12]}…, not '
                          f'{archive.sha256[:12]}…): put the right one there, or remove it to have it fetched')
@@ -221,6 +274,10 @@ def _check_empty(top, archive):
     if not top.exists() or top == home(DEFAULT): return
     found = sorted(p.name for p in top.iterdir() if p.name not in OURS and p.name[0] != '.' and p.suffix != '.part')
     if not found: return
+    if loose := _loose(top, archive):
+        lacks = ', '.join(name for name in archive.members if name not in loose)
+        raise FileNotFoundError(f'{top} holds {len(loose)} of {len(archive.members)} files of {archive.title}, but not '
+                                f'{lacks}: put the official files there, or name an empty folder to fetch them into')
     known = next((f'{what}; ' for name, what in OTHER_VERSIONS.items() if _near(top, name)), '')
     more = f' and {len(found)-3} more' if len(found) > 3 else ''
     raise ValueError(f'{top} holds {", ".join(found[:3])}{more}, but no {archive.title}: {known}'
@@ -380,7 +437,7 @@ def split(
     limit:int=None,       # only the first so many indices of each part; None: all
 ) -> tuple[np.ndarray,np.ndarray]: # sorted indices: to train on, held out
     """A stratified split, the same for the same labels.
-    Raises ValueError for a limit above the training part's size, and if nothing would be held out."""
+    Raises ValueError if nothing would be held out, and for a limit that is too large, or leaves out a class."""
     labels = as_labels(labels)
     if not len(labels): raise ValueError('there are no images to split: give at least one')
     if not 0 <= share <= 1: raise ValueError(f'share must be from 0 to 1, not {share}')
@@ -394,7 +451,15 @@ def split(
                          f'and that is none; give at least {math.floor(.5/share) + 1} images of a class')
     if limit and limit > len(train_idx):
         raise ValueError(f'limit {limit:,} is larger than the data: there are {len(train_idx):,} training images')
+    if limit: _check_limit(labels[train_idx], limit)
     return train_idx[:limit], valid_idx[:limit]
+
+def _check_limit(labels, limit):
+    "Raise ValueError if the first `limit` labels lack one of the others."
+    classes, first = np.unique(labels, return_index=True)
+    if lacks := (first >= limit).sum():
+        raise ValueError(f'limit {limit:,} leaves out {lacks} of {len(classes)} classes: give at least '
+                         f'{first.max() + 1:,}, or shuffle the images')
 
 def held_out(
     train:Images,
@@ -836,13 +901,17 @@ def picture_folder(
 ) -> tuple[Images,Images]: # to train on, to test; the classes are the sorted names of the folders in train
     """A folder of pictures as a data set. Without a folder test a tenth of each class is set aside, always the same.
     Raises OSError or ValueError for a picture that cannot be read, and for a folder that is no such data set."""
-    top = _with_train(home(path))
-    classes, name = _classes_in(top/'train'), name or f'folder:{home(path).absolute().name}'
+    top, name = _with_train(home(path)), name or f'folder:{_folder_name(path)}'
+    _check_name(name.removeprefix('folder:'), top)
+    classes = _classes_in(top/'train')
     if len(classes) < 2:
         raise ValueError(f'{top}/train needs a folder for each of two classes or more, and has {len(classes)}')
-    train = _pictures(top/'train', classes, name)
-    if (top/'test').is_dir(): return train, _pictures(top/'test', classes, name)
-    return _without_a_tenth(train, top)
+    _check_beside(top, classes)
+    train, test = _pictures(top/'train', classes, name), None
+    if (top/'test').is_dir(): test = _pictures(top/'test', classes, name)
+    if not test: train, test = _without_a_tenth(train, top)
+    _note_twins(train, test, top)
+    return train, test
 
 def _by_name(dataset, data_dir):
     "The folder of pictures called folder:PATH; with a `data_dir` the pictures are there, and PATH may be a mere name."
@@ -858,17 +927,19 @@ def _by_name(dataset, data_dir):
 def _with_train(path):
     "The folder with a folder train: this one, or the only one in it that has one."
     if path.is_file(): raise NotADirectoryError(f'{path} is a file: unpack it, and name the folder')
+    for link in (path, path/'train'): _check_link(link)
     inside = [p.parent for p in _near(path, 'train') if p.is_dir()]
+    if not inside and _folder_name(path) in ('train', 'test'):
+        raise ValueError(f'{path} is one part of a data set: name the folder around it, {path.absolute().parent}')
     if not inside or (inside[0] != path and len(inside) > 1):
         found = ', '.join(p.name for p in _seen(path)[:3]) or 'nothing'
         raise ValueError(f'{path} holds {found}, but no folder train: put the pictures into {path}/train/CLASS/')
     if inside[0] != path: warnings.warn(f'the pictures were found in {inside[0]}')
-    others = [p.name for p in _seen(inside[0]) if p.is_dir() and p.name not in ('train', 'test')]
-    if others and not (inside[0]/'test').is_dir():
-        raise ValueError(f'{inside[0]} holds train and {", ".join(others[:3])}, but no test: call the folder of test '
-                         f'pictures test, or move the others away to have a tenth set aside')
-    if others: warnings.warn(f'only train and test are used of {inside[0]}, not {", ".join(others[:3])}')
     return inside[0]
+
+def _folder_name(path):
+    "The last part of a path that is written in full, as a recipe keeps it."
+    return os.path.basename(os.path.abspath(home(str(path).strip())))
 
 def _seen(folder):
     "What lies in a folder, sorted by name, but for what systems leave there."
@@ -879,11 +950,15 @@ def _classes_in(folder):
     "The names of the classes. Raises ValueError for what is none."
     if loose := [p.name for p in _seen(folder) if not p.is_dir()]:
         raise ValueError(f'{folder}/{loose[0]} lies in no class: put it into {folder}/CLASS/')
-    return tuple(p.name for p in _seen(folder))
+    classes = tuple(p.name for p in _seen(folder))
+    for name in classes: _check_name(name, folder)
+    _check_alike(classes, folder)
+    return classes
 
 def _pictures(folder, classes, name):
-    "All pictures of the classes. What `read_picture` warns of is said once, with how often."
+    "All pictures of the classes, in a shuffled order. What `read_picture` warns of is said once, with how often."
     if unknown := [c for c in _classes_in(folder) if c not in classes]:
+        _check_alike((*classes, *unknown), folder)
         raise ValueError(f'{folder}/{unknown[0]} is no class of train: choose from {", ".join(classes)}')
     paths = [(label, p) for label, c in enumerate(classes) if (folder/c).exists() for p in _in_class(folder/c)]
     if not paths: raise ValueError(f'{folder} is empty: put pictures into {folder}/CLASS/, or remove it')
@@ -891,7 +966,8 @@ def _pictures(folder, classes, name):
         warnings.simplefilter('always')
         images = np.stack([read_picture(p) for _, p in paths])
     if caught: warnings.warn(f'{caught[0].message}' + (f' (and {len(caught)-1} more)' if len(caught) > 1 else ''))
-    data = Images(images, [label for label, _ in paths], classes, name=name)
+    data = Images(images, [classes[label] for label, _ in paths], classes, name=name)
+    data = data.take(rng('folder', len(data)).permutation(len(data)))            # the same each time
     if lacks := [c for c in classes if not (folder/c).exists()]:
         warnings.warn(f'{folder} has no pictures of {", ".join(lacks)}')
     return data
@@ -913,3 +989,57 @@ def _without_a_tenth(train, top):
     train_idx, test_idx = split(train.labels)
     warnings.warn(f'{top} has no test: a tenth of each class, {len(test_idx):,} pictures, is set aside to test on')
     return train.take(train_idx), train.take(test_idx)
+
+# %% ../nbs/03_data.ipynb #03-066bc
+_PART = r'(val(id(ation)?)?|dev|eval(uation)?|test(s|ing)?|hold[-_ ]?out)([-_ .\d].*)?$'
+
+def _check_beside(top, classes):
+    "Raise ValueError if a tenth would be set aside although there seem to be test pictures. Say what is not used."
+    if not (top/'test').is_dir(): _check_no_test(top)
+    others = [p.name for p in _seen(top) if p.is_dir() and p.name not in ('train', 'test') and _is_part(p, classes)]
+    if others and not (top/'test').is_dir():
+        raise ValueError(f'{top} holds train and {", ".join(others[:3])}, but no test: call the folder of test '
+                         f'pictures test, or move the others away to have a tenth set aside')
+    if others: warnings.warn(f'only train and test are used of {top}, not {", ".join(others[:3])}')
+
+def _check_no_test(top):
+    found = [p for p in _seen(top) if p.name.lower().startswith('test') and not p.is_dir()]
+    for path in found: _check_link(path)
+    if found:
+        raise ValueError(f'{found[0]} is no folder: put the test pictures into {top}/test/CLASS/, or move it away to '
+                         f'have a tenth of train set aside')
+
+def _is_part(folder, classes):
+    "Whether a folder is called like a part of a data set, or holds folders of its classes."
+    return bool(re.match(_PART, folder.name, re.I)) or any((folder/c).is_dir() for c in classes)
+
+_LONGEST = 200                                                                  # bytes; a run's folder is named after it
+
+def _check_name(name, where):
+    "Raise ValueError for the name of a folder that a run could not write down."
+    try: size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f'the name {ascii(name)} in {ascii(str(where))} is not UTF-8: rename it') from None
+    if size > _LONGEST:
+        raise ValueError(f'the name {name[:20]}… has {size} bytes: give the folder one of at most {_LONGEST}')
+
+def _check_alike(classes, where):
+    "Raise ValueError for two names that differ in case, blanks or the way an accent is written."
+    seen = {}
+    for name in classes:
+        plain = ' '.join(unicodedata.normalize('NFC', name).casefold().split())
+        if (other := seen.setdefault(plain, name)) != name:
+            raise ValueError(f'the classes {ascii(other)} and {ascii(name)} look alike ({where}): put their pictures '
+                             f'into one folder, or rename one')
+
+def _note_twins(train, test, top):
+    "Say how many pictures are in train and in test, or in several classes."
+    key = lambda picture: hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+    trained, tested = ([key(p) for p in part.images] for part in (train, test))
+    labels = {}
+    for k, label in zip(trained + tested, [*train.labels, *test.labels]): labels.setdefault(k, set()).add(label)
+    both, torn = len(set(trained) & set(tested)), sum(len(of) > 1 for of in labels.values())
+    counts = {'in train and in test': both, 'in several classes': torn}
+    if said := [f'{n:,} are {what}' for what, n in counts.items() if n]:
+        warnings.warn(f'of the pictures in {top}, as seen at 32×32, {" and ".join(said)}: remove them, or the '
+                      f'accuracy means little')

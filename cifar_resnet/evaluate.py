@@ -47,6 +47,7 @@ def as_logits(
     logits, # (N,C) numbers: a tensor, an array or lists
 ) -> Tensor: # (N,C) of floating point numbers
     "Logits as a tensor. Raises ValueError for anything but a row of numbers for each image."
+    if np.ma.is_masked(logits): raise ValueError('some logits are masked (hidden): leave those images out')
     try: found = logits if isinstance(logits, Tensor) else torch.tensor(np.array(logits, order='C'))
     except (TypeError, ValueError): found = None
     if found is None or found.ndim != 2 or found.shape[1] < 2 or found.dtype == torch.bool or found.is_complex():
@@ -56,12 +57,16 @@ def as_logits(
     odd = found.isnan() | (found == math.inf)
     if odd.any():
         raise ValueError(f'logits must be numbers: one of image {odd.any(1).nonzero()[0].item()} is NaN or infinite')
+    if (none := found.isinf().all(1)).any():
+        raise ValueError(f'all logits of image {none.nonzero()[0].item()} are -inf: one at least must be finite')
     return found
 
 def _meet(logits, labels, classes=None, least=0):
     "Logits (N,C), and the labels (N,) int64 beside them."
     logits = as_logits(logits).detach()
     N, C = logits.shape
+    if classes is not None and (isinstance(classes, dict) or not hasattr(classes, '__getitem__')):
+        raise ValueError(f'classes must be a list of {C} names, by label, not {told(classes)}')
     if classes is not None and len(classes) != C:
         raise ValueError(f'{C} columns of logits need {C} classes, not {len(classes)}')
     if N < least: raise ValueError('there are no images: give at least one')

@@ -18,7 +18,7 @@ NOTED = {'twins': {'columns': ['test', 'train', 'judgment'], 'rows': [[30, 7, 1]
 
 @pytest.mark.parametrize('n, share, limit, sizes', [
     (100, .1, None, (90, 10)),
-    (100, .1, 7, (7, 7)),
+    (100, .1, 70, (70, 10)),
     (100, .1, 90, (90, 10)),
     (100, .3, None, (70, 30)),
     (2000, .1, None, (1800, 200)),
@@ -38,9 +38,9 @@ def test_split_limit_too_large():
         split(np.arange(100) % 10, limit=91)
 
 
-@pytest.mark.parametrize('limit', [None, 7])
+@pytest.mark.parametrize('limit', [None, 60])
 def test_held_out(limit):
-    train = shapes10(n_train=200)[0]
+    train = shapes10(n_train=1000)[0]
     assert held_out(train, limit).fingerprint() == train.take(split(train.labels)[1][:limit]).fingerprint()
 
 

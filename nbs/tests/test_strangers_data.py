@@ -109,7 +109,7 @@ def test_places(there, named, said, tmp_path):
     write(tmp_path/'d'/'other.txt')
     before = listing(tmp_path)
     with saying(said): check(*cifar10(tmp_path/named))
-    assert find_folder(tmp_path/named) == tmp_path/there and listing(tmp_path) == before
+    assert find_folder(tmp_path/named, data.CIFAR10) == tmp_path/there and listing(tmp_path) == before
 
 
 def test_two_above_is_too_far(tmp_path):
@@ -144,6 +144,56 @@ def test_an_archive_that_is_not_the_official_one_is_kept(tmp_path):
     write(tmp_path/CIFAR10.file, data.CIFAR10.whole[:-1])
     with pytest.raises(ValueError, match='is not the official archive .* put the right one there, or remove it'): cifar10(tmp_path)
     assert listing(tmp_path) == [CIFAR10.file]
+
+
+LINKS = {       # what is a broken link, the name that is given
+    'the folder': ('d', 'd'), 'the folder of batches': (f'd/{FOLDER}', 'd'), 'that, named': (f'd/{FOLDER}', f'd/{FOLDER}'),
+    'the archive': (f'd/{CIFAR10.file}', 'd'), 'the archive, named': (f'd/{CIFAR10.file}', f'd/{CIFAR10.file}')}
+
+@pytest.mark.parametrize('at, named', LINKS.values(), ids=LINKS)
+def test_a_link_that_leads_nowhere(at, named, tmp_path):
+    (tmp_path/at).parent.mkdir(exist_ok=True)
+    (tmp_path/at).symlink_to(tmp_path/'gone')
+    before = listing(tmp_path)
+    with pytest.raises(OSError, match='is a link that leads nowhere: mend it, or remove it'): cifar10(tmp_path/named)
+    assert listing(tmp_path) == before
+
+
+def test_a_link_to_the_data(tmp_path):
+    unpack(tmp_path/'elsewhere'/FOLDER)
+    (tmp_path/'d').symlink_to(tmp_path/'elsewhere'); (tmp_path/'elsewhere'/CIFAR10.file).symlink_to(tmp_path/'gone')
+    with saying(): check(*cifar10(tmp_path/'d'))
+
+
+def test_a_folder_called_like_the_archive(tmp_path):
+    (tmp_path/CIFAR10.file).mkdir()
+    with pytest.raises(ValueError, match='is a folder, not the archive'): cifar10(tmp_path)
+
+
+@pytest.mark.parametrize('data_dir', [3, ['x'], b'x', 2.5], ids=str)
+def test_what_is_no_path(data_dir):
+    with pytest.raises(ValueError, match='a path is a str or a Path, not'): cifar10(data_dir)
+
+
+def test_files_beside_other_things_are_not_to_be_deleted_with_them(tmp_path):
+    unpack(tmp_path/'Downloads'); write(tmp_path/'Downloads'/'thesis.pdf'); write(tmp_path/'Downloads'/'data_batch_2')
+    with pytest.raises(ValueError, match='data_batch_2 is damaged.*name an empty folder') as e, saying('was found'): cifar10(tmp_path/'Downloads')
+    assert 'delete' not in str(e.value)
+    unpack(tmp_path/FOLDER); write(tmp_path/FOLDER/'data_batch_2')
+    with pytest.raises(ValueError, match=f'data_batch_2 is damaged.*or delete {re.escape(str(tmp_path/FOLDER))} to fetch it anew'): cifar10(tmp_path)
+
+
+def test_files_that_are_only_called_like_those_of_cifar100(tmp_path):
+    for name in ('train', 'test', 'meta'): write(tmp_path/name)
+    with pytest.raises(ValueError, match='holds meta, test, train, but no CIFAR-100'): cifar100(tmp_path)
+
+
+def test_a_part_of_the_files(tmp_path):
+    unpack(tmp_path/'d')
+    for name in ('data_batch_2', 'test_batch'): (tmp_path/'d'/name).unlink()
+    before = listing(tmp_path)
+    with pytest.raises(OSError, match='holds 4 of 6 files of CIFAR-10, but not data_batch_2, test_batch: put'): cifar10(tmp_path/'d')
+    assert listing(tmp_path) == before
 
 
 def test_an_archive_where_nothing_can_be_written(tmp_path, monkeypatch):
@@ -317,7 +367,41 @@ def test_labels_of_any_kind(labels):
     assert images.labels.dtype == np.int64 and images.labels.tolist() == [0, 1, 1, 0] and images.classes == TWO and images.name == ''
 
 
+CLASSES = {'a list': ['cat', 'dog'], 'an array': np.array(['cat', 'dog']), 'an iterator': iter(['cat', 'dog']),
+           'numbers by name': {'dog': 1, 'cat': 0}, 'names by number': {1: 'dog', 0: 'cat'}, 'NumPy numbers': {'dog': np.int64(1), 'cat': np.int64(0)}}
+
+@pytest.mark.parametrize('classes', CLASSES.values(), ids=CLASSES)
+def test_classes_of_any_kind(classes):
+    images = Images(PIXELS, ['cat', 'dog', 'dog', 'cat'], classes)
+    assert images.classes == TWO and {type(c) for c in images.classes} == {str} and images.labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize('classes', [{'cat', 'dog'}, frozenset(TWO), None, 2.5, b'cd', {'cat': 1, 'dog': 2}, {'cat': 0, 'dog': 0}, {1: 'cat', 2: 'dog'}, {'cat': 'a', 'dog': 'b'},
+                                     {'cat': [0], 'dog': [1]}, ('', 'dog'), (['cat'], ['dog']), ('cafe\u0301', 'caf\u00e9')], ids=str)
+def test_what_are_no_classes(classes):
+    with pytest.raises(ValueError, match='classes must be two or more different names, by label, not'): Images(PIXELS, [0, 1, 1, 0], classes)
+
+
+NUMERALS = {    # classes, labels, the classes that they are; None: it is not sure
+    'names or numbers': ('123', [1, 2, 1, 2], None), 'all of them': (('0', '1', '10', '2'), [0, 1, 2, 0], None), 'a 0 is no name': ('123', [0, 1, 2, 1], [0, 1, 2, 1]),
+    'names': ('123', ['1', '2', '1', '2'], [0, 1, 0, 1]), 'one-hot': ('123', np.eye(3)[[1, 2, 1, 2]], [1, 2, 1, 2]), 'the same': ('012', [1, 2, 1, 2], [1, 2, 1, 2]), 'not all numerals': ('12a', [1, 2, 1, 2], [1, 2, 1, 2])}
+
+@pytest.mark.parametrize('classes, labels, meant', NUMERALS.values(), ids=NUMERALS)
+def test_classes_called_by_numbers(classes, labels, meant):
+    if meant:
+        images = Images(PIXELS, labels, tuple(classes))
+        assert images.labels.tolist() == meant and images.take([3, 1]).labels.tolist() == [meant[3], meant[1]]
+    else:
+        with pytest.raises(ValueError, match='labels may be numbers from 0, or names such as .*: give names'): Images(PIXELS, labels, tuple(classes))
+
+
+def test_a_folder_of_classes_called_by_numbers(pets):
+    train, _ = picture_folder(pets(classes=('1', '2', '10')))
+    assert train.classes == ('1', '10', '2') and len(train.take(train.labels > 0)) == 16
+
+
 @pytest.mark.parametrize('args, said', [
+    ((np.ma.masked_equal(PIXELS, 0), [0]*4, TWO), 'images has masked (hidden) values'),
     ((PIXELS.transpose(0,3,1,2), [0]*4, TWO), 'give images.transpose'),
     ((torch.zeros(4,32,32,3), [0]*4, TWO), 'not a Tensor'),
     ((PIXELS, [0]*4, ('cat',)), 'classes must be two or more different names'),
@@ -328,7 +412,7 @@ def test_labels_of_any_kind(labels):
     ((PIXELS, [0, 1, 2, 0], TWO), 'from 0 to 1, not 0 to 2'),
     ((PIXELS, ['cat', 'cow', 'dog', 'cat'], TWO), "no class 'cow': choose from cat, dog"),
     ((PIXELS, [0]*3, TWO), '4 images need 4 labels, not 3'),
-], ids=['channels first', 'a tensor', 'one class', 'one name twice', 'a number of classes', 'a word', 'numbers for names', 'no such class', 'no such name', 'too few'])
+], ids=['masked', 'channels first', 'a tensor', 'one class', 'one name twice', 'a number of classes', 'a word', 'numbers for names', 'no such class', 'no such name', 'too few'])
 def test_arrays_that_are_no_data_set(args, said):
     with pytest.raises(ValueError, match=re.escape(said)): Images(*args)
 
@@ -362,7 +446,8 @@ def test_a_folder(pets):
     with saying(): train, test = load_data(f'folder:{path}')
     assert train.classes == ('cat', 'dog') and train.name == test.name == 'folder:pets'
     assert np.bincount(train.labels).tolist() == [8, 8] and np.bincount(test.labels).tolist() == [2, 2]
-    assert (train.images[8] == data.read_picture(path/'train'/'dog'/'0.png')).all()
+    held = {c: {train.images[i].tobytes() for i in np.flatnonzero(train.labels == l)} for l, c in enumerate(train.classes)}
+    assert held == {c: {data.read_picture(p).tobytes() for p in (path/'train'/c).glob('?.png')} for c in train.classes}
     again = load_data('folder:pets', data_dir=path), load_data(f'folder:{path}/', data_dir=path), picture_folder(path)
     assert {part.fingerprint() for part, _ in again} == {train.fingerprint()}
 
@@ -375,11 +460,21 @@ def test_a_tenth_is_set_aside(pets):
     with saying('set aside'): assert picture_folder(path)[1].fingerprint() == test.fingerprint()
 
 
+def test_the_first_pictures_of_a_folder_are_of_all_classes(pets):
+    train, test = picture_folder(pets(n=30, test=9))
+    assert train.labels.tolist() not in (sorted(train.labels), sorted(train.labels)[::-1])
+    train_idx, _ = split(train.labels, limit=8)
+    assert set(train.labels[train_idx]) == set(test.labels[:8]) == {0, 1}
+
+
 SAID = {    # what is changed, what is said
     'one above': (lambda p: p.rename(p.parent/'x') and (p.mkdir(), (p.parent/'x').rename(p/'x')), 'the pictures were found in'),
     'small pictures': (lambda p: shutil.rmtree(p/'train'/'cat') or paint(p/'train'/'cat', 8, size=(20, 20)), 'enlarged to 32×32 (and 7 more)'),
     'a class without test pictures': (lambda p: shutil.rmtree(p/'test'/'cat'), 'has no pictures of cat'),
     'a third part': (lambda p: paint(p/'valid'/'cat'), 'only train and test are used of'),
+    'a picture in train and in test': (lambda p: shutil.copy(p/'train'/'cat'/'0.png', p/'test'/'cat'/'0.png'), '1 are in train and in test: remove'),
+    'a picture in two classes': (lambda p: shutil.copy(p/'train'/'cat'/'0.png', p/'train'/'dog'/'0.png'), '1 are in several classes: remove'),
+    'both': (lambda p: shutil.copy(p/'train'/'cat'/'0.png', p/'test'/'dog'/'0.png'), '1 are in train and in test and 1 are in several classes'),
 }
 
 @pytest.mark.parametrize('change, said', SAID.values(), ids=SAID)
@@ -405,6 +500,16 @@ WRONG = {   # what is changed, what the sentence says
     'no train': (lambda p: (p/'train').rename(p/'training'), 'holds test, training, but no folder train'),
     'classes without train': (lambda p: [shutil.rmtree(p/'test')] + [d.rename(p/d.name) for d in (p/'train').iterdir()] + [(p/'train').rmdir()], 'holds cat, dog, but no folder train'),
     'valid, and no test': (lambda p: (p/'test').rename(p/'valid'), 'holds train and valid, but no test'),
+    'Test, and no test': (lambda p: (p/'test').rename(p/'Test'), 'holds train and Test, but no test'),
+    'validation, by its year': (lambda p: (p/'test').rename(p/'val2017'), 'holds train and val2017, but no test'),
+    'a part under any name': (lambda p: (p/'test').rename(p/'more'), 'holds train and more, but no test'),
+    'test, packed': (lambda p: [shutil.rmtree(p/'test'), write(p/'test.zip')], r'test.zip is no folder: put the test pictures into .*/test/CLASS/'),
+    'test is a file': (lambda p: [shutil.rmtree(p/'test'), write(p/'test')], r'test is no folder'),
+    'test is a link to nothing': (lambda p: [shutil.rmtree(p/'test'), (p/'test').symlink_to(p/'gone')], r'test is a link that leads nowhere'),
+    'train is a link to nothing': (lambda p: [shutil.rmtree(p/'train'), (p/'train').symlink_to(p/'gone')], r'train is a link that leads nowhere'),
+    'classes that differ in case': (lambda p: paint(p/'train'/'Cat'), "the classes 'Cat' and 'cat' look alike"),
+    'accents in two ways': (lambda p: [paint(p/'train'/n) for n in ('cafe\u0301', 'caf\u00e9')], r"the classes 'cafe\\u0301' and 'caf\\xe9' look alike"),
+    'a class of test in another case': (lambda p: (p/'test'/'cat').rename(p/'test'/'CAT'), "the classes 'cat' and 'CAT' look alike"),
     'too few for a tenth': (lambda p: [shutil.rmtree(p/'test'), *((p/'train'/'cat'/f'{i}.png').unlink() for i in range(3))], 'cat only 5 pictures, of which no tenth'),
     'a file': (lambda p: [shutil.rmtree(p), p.write_text('x')], 'is a file: unpack it'),
     'nothing': (lambda p: shutil.rmtree(p), 'there is no folder'),
@@ -416,6 +521,38 @@ def test_folders_that_are_no_data_set(change, said, pets):
     change(path)
     with pytest.raises((ValueError, OSError), match=said) as e: load_data(f'folder:{path}')
     assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_name_that_is_too_long_for_a_run(pets):
+    with pytest.raises(ValueError, match='has 201 bytes: give the folder one of at most 200'): load_data(f'folder:{pets("x"*201)}')
+    load_data(f'folder:{pets("x"*200)}')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems allow no such name')
+@pytest.mark.parametrize('at', ['', 'train/cat'])
+def test_a_name_that_is_no_utf8(at, pets):
+    path = pets()
+    odd = (path/at).rename((path/at).with_name('b\udce4r'))
+    with pytest.raises(ValueError, match=r"the name 'b\\udce4r' in .* is not UTF-8: rename it"): load_data(f'folder:{path if at else odd}')
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_a_part_of_a_folder(part, pets):
+    path = pets()
+    with pytest.raises(ValueError, match=f'{part} is one part of a data set: name the folder around it, {re.escape(str(path))}$'): load_data(f'folder:{path/part}')
+
+
+@pytest.mark.parametrize('beside', ['runs/folder-pets/checkpoints', 'notes', 'developers'])
+def test_other_folders_are_no_part_of_the_data(beside, pets):
+    path = pets(n=20, test=0)
+    (path/beside).mkdir(parents=True)
+    with saying('a tenth of each class, 4 pictures, is set aside'): picture_folder(path)
+
+
+@pytest.mark.parametrize('told', ['.', '..', '../pets', '../pets/', './', '../pets '])
+def test_a_folder_as_seen_from_within(told, pets, monkeypatch):
+    monkeypatch.chdir(pets()/('train' if told == '..' else ''))
+    assert picture_folder(told.strip())[0].name == 'folder:pets' == Recipe(dataset=f'folder:{told}').dataset
 
 
 def test_two_folders_for_one(pets):

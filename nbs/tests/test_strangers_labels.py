@@ -47,7 +47,8 @@ def same(a, b):
     *(LABELS.to(t) for t in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)),
     *(LABELS.numpy().astype(t) for t in ('i1', 'u1', 'i2', '>i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f8')),
     LABELS.numpy()[::-1].copy()[::-1], LABELS.tolist(), tuple(LABELS.tolist()), list(LABELS), F.one_hot(LABELS), F.one_hot(LABELS).bool(), F.one_hot(LABELS).float().numpy(),
-    F.one_hot(LABELS).tolist(),
+    F.one_hot(LABELS).tolist(), LABELS.bfloat16(), F.one_hot(LABELS).bfloat16(), LABELS.to_sparse(), LABELS.numpy().astype(object), np.ma.array(LABELS.numpy()),
+    F.one_hot(LABELS).numpy().astype(object),
 ], ids=lambda v: f'{type(v).__name__} {getattr(v, "dtype", "")}')
 def test_labels_of_any_kind(f, labels): assert same(f(LOGITS, labels), f(LOGITS, LABELS))
 
@@ -77,6 +78,9 @@ def test_names(f):
     assert f(LOGITS, names, classes=NAMES) == f(LOGITS, np.array(names), classes=list(NAMES)) == f(LOGITS, LABELS, classes=NAMES)
     with pytest.raises(ValueError, match="there is no class 'Cat': choose from cat, dog, frog"): f(LOGITS, ['Cat']*40, classes=NAMES)
     with pytest.raises(ValueError, match='3 columns of logits need 3 classes, not 2'): f(LOGITS, LABELS, classes=['cat', 'dog'])
+    for odd in (3, {*NAMES}, dict.fromkeys(NAMES)):
+        with pytest.raises(ValueError, match='classes must be a list of 3 names, by label, not'): f(LOGITS, LABELS, classes=odd)
+    with pytest.raises(ValueError, match='classes has one name twice'): f(LOGITS, LABELS, classes=['cat', 'cat', 'dog'])
 
 
 @EVERYWHERE
@@ -88,7 +92,14 @@ def test_names(f):
     (LABELS + .5, 'labels must be whole numbers, not .* such as'),
     (np.full(40, np.nan), 'labels must be whole numbers'),
     (['cat']*40, "there is no class 'cat': give class numbers"),
-    ([None]*40, 'there is no class None'),
+    ([None]*40, 'labels must be class numbers or names, and one is None'),
+    ([*LABELS.tolist()[1:], None], 'class numbers or names, and one is None'),
+    ([*LABELS.tolist()[1:], [0]], 'not rows of several lengths'),
+    (np.ma.array(LABELS.numpy(), mask=LABELS.numpy() == 1), r'some labels are masked \(hidden\): leave those images out'),
+    (LABELS.to('meta'), 'labels have no data'),
+    (LABELS[:,None], r'not a column \(40, 1\): give labels\[:,0\]'),
+    (torch.ones(40, 1), r'not a column \(40, 1\)'),
+    (np.full(40, 2**63 + 1, np.uint64), 'whole numbers from 0 to 2, not 9'),
     (LABELS > 0, 'true or false'),
     (F.one_hot(LABELS, 4), 'one-hot labels have 4 columns for 3 classes'),
     (torch.ones(40, 3), 'labels in rows must be one-hot'),
@@ -110,6 +121,8 @@ def test_labels_that_are_none(f, labels, words):
     ([[1., 2.], [3.]], r'logits must be numbers \(N,C\)'),
     ([['a', 'b']]*40, r'logits must be numbers \(N,C\)'),
     (None, r'logits must be numbers \(N,C\)'),
+    (torch.where(torch.arange(40)[:,None] == 7, -torch.inf, LOGITS), 'all logits of image 7 are -inf'),
+    (np.ma.array(LOGITS.numpy(), mask=LOGITS.numpy() > 1), 'some logits are masked'),
     (torch.where(LOGITS == LOGITS[7,1], torch.nan, LOGITS), 'one of image 7 is NaN or infinite'),
     (torch.where(LOGITS == LOGITS[7,1], torch.inf, LOGITS), 'one of image 7 is NaN or infinite'),
 ], ids=lambda v: v[:24] if isinstance(v, str) else '')
@@ -177,6 +190,11 @@ def test_small_splits(labels, held):
     (dict(labels=[]), 'there are no images to split'),
     (dict(labels=[0, -1]), 'whole numbers'),
     (dict(labels=[.5]), 'whole numbers'),
+    (dict(labels=np.ones((20, 1))), 'not a column'),
+    (dict(labels=[1e30]), 'labels must be whole numbers, not 1e'),
+    (dict(labels=np.array([2**63 + 1], np.uint64)), 'labels must be whole numbers, not 9'),
+    (dict(labels=[0]*20 + [1]*20, limit=18), 'limit 18 leaves out 1 of 2 classes: give at least 19, or shuffle the images'),
+    (dict(labels=[0, 1, 2]*20, limit=2), 'limit 2 leaves out 1 of 3 classes: give at least'),
     (dict(labels=[0]), '1 images are too few'),
     (dict(labels=[0, 1]), '2 images are too few'),
     (dict(share=2), 'share must be from 0 to 1'),
