@@ -90,7 +90,7 @@ def read_pretrained(
 ) -> Pretrained:
     "Trained weights to begin from. Raises OSError or ValueError for a file that holds none, or not all that is needed."
     path = weights_path(what)
-    _check_sealed(home(what))
+    if path.parent == home(what): _check_sealed(path.parent)
     model, about = load_weights(path), weights_metadata(path)
     if missing := [k for k in ('classes', 'mean', 'std') if k not in about]:
         raise ValueError(f'{path} does not say its {missing[0]}, without which a training cannot begin from it: '
