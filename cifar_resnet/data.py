@@ -624,13 +624,15 @@ class Dataset:
     classes:tuple             # names, by label
     home:str=''               # address of its page, if it has one
     notes:Callable=_no_notes  # (data_dir) -> which test images to read with care: see `test_notes`
+    sha256:str=None           # of all its training images, as `Images.fingerprint` has it, where that is known
 
 DATASETS = {
     'cifar10': Dataset(
         load=lambda data_dir, variant: cifar10(data_dir),
         classes=CIFAR10_CLASSES,
         home='https://www.cs.toronto.edu/~kriz/cifar.html',
-        notes=test_notes),
+        notes=test_notes,
+        sha256='67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2'),
     'cifar100': Dataset(
         load=lambda data_dir, variant: cifar100(data_dir),
         classes=CIFAR100_CLASSES,
@@ -658,9 +660,15 @@ def load_data(
 def notes_of(
     name:str,               # of the data: see `Images`
     data_dir:str|Path=None,
-) -> dict: # {} where nothing is known
+    test:Images=None,       # all the test images that are at hand; None: those of the data set
+) -> dict: # {} where nothing is known, and for test images that are not the data set's own
     "Which test images of a data set to read with care."
-    return DATASETS[name].notes(data_dir) if name in DATASETS else {}
+    if name not in DATASETS or (test and not _official(name, test)): return {}
+    return DATASETS[name].notes(data_dir)
+
+def _official(name, test):
+    "Whether these are all test images of CIFAR-10, in their order. Of other data sets nothing is known."
+    return name != 'cifar10' or test.fingerprint() == FINGERPRINTS['test_batch']
 
 # %% ../nbs/03_data.ipynb #03-064
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
@@ -916,13 +924,21 @@ def picture_folder(
 def _by_name(dataset, data_dir):
     "The folder of pictures called folder:PATH; with a `data_dir` the pictures are there, and PATH may be a mere name."
     told = dataset.removeprefix('folder:')
-    path = home(data_dir or told or ' ')
-    if data_dir and Path(told).name != told and home(told).absolute() != path.absolute():
+    path, name = home(data_dir or told or ' '), home(told).absolute().name
+    if data_dir and Path(told).name != told and home(told).resolve() != path.resolve():
         raise ValueError(f'{dataset} and the data_dir {data_dir} are two folders: name one')
+    if data_dir and path.name != name: path = _called(name, path)
     if not path.exists():
         raise FileNotFoundError(f'there is no folder {path}: name the one (folder:PATH, or --data_dir) that contains '
                                 f'train/CLASS/ with pictures')
-    return picture_folder(path, f'folder:{home(told).absolute().name}')
+    return picture_folder(path, f'folder:{name}')
+
+def _called(name, around):
+    "Where a folder lies that is only named: in the one around it; or that one itself, if it holds the pictures."
+    if (around/name).is_dir(): return around/name
+    others = [] if (around/'train').is_dir() else [p.parent.name for p in _near(around, 'train') if p.is_dir()]
+    if others: raise ValueError(f'{around} holds {", ".join(others[:3])}, but no {name}: name the folder that is meant')
+    return around
 
 def _with_train(path):
     "The folder with a folder train: this one, or the only one in it that has one."

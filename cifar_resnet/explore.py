@@ -38,7 +38,7 @@ from .job import stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
 from .plots import BLUE, GREEN, GREY, ORANGE, as_pictures
 from .runs import Run
-from .train import OWN, load_run
+from .train import OWN, load_run, train_and_test
 
 # %% ../nbs/14_explore.ipynb #14-008
 @dataclass(frozen=True)
@@ -74,18 +74,20 @@ def _of_run(run, data_dir, data):
         raise ValueError(f'a run must be its folder, what load_run gives, or a Subject, not {told(run)}')
     if not isinstance(run, Run): run = load_run(run)
     r, m, stored = run.recipe, run.metrics, stored_logits(run.folder)
-    train, test = data or _data_of(run, data_dir)
-    part, shown = ('test', test.take(slice(r.limit))) if m['test_reads'] else ('held_out', held_out(train, r.limit))
+    train, whole = _data_of(run, data_dir) if data is None else train_and_test(r, data)
+    part, shown = ('test', whole.take(slice(r.limit))) if m['test_reads'] else ('held_out', held_out(train, r.limit))
     if part not in stored:
         raise FileNotFoundError(f'{run.folder} has no logits.safetensors any more: restore it, or choose another run')
-    if train.fingerprint() != m['data_sha256'] or not np.array_equal(shown.labels, stored[f'{part}_labels']):
+    same = (train.fingerprint() == m['data_sha256'] and m.get('test_sha256') in (None, whole.fingerprint())
+            and np.array_equal(shown.labels, stored[f'{part}_labels']))
+    if not same:
         raise ValueError(f'these are not the images of {run.folder} ({m["data"]}): name their folder by data_dir, '
                          f'or give them as data=(train, test)')
     return Subject(
         name=f'{m["data"]}, width {r.width}, {part.replace("_", "-")} images of {run.folder}',
         model=run.model, data=shown, mean=m['mean'], std=m['std'],
         logits=stored[part], temperature=m['temperature'],
-        notes=notes_of(m['data'], data_dir) if part == 'test' else {})
+        notes=notes_of(m['data'], data_dir, whole) if part == 'test' else {})
 
 def _data_of(run, data_dir):
     if run.metrics['data'] == OWN:

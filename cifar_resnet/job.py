@@ -26,7 +26,7 @@ from tqdm import tqdm
 from . import plots
 from .augment import normalise
 from .core import as_labels, home, pick_device, told
-from .data import Images, held_out, load_data, notes_of, read_picture
+from .data import DATASETS, Images, held_out, load_data, notes_of, read_picture
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
 from .fetch import file_hash
@@ -35,7 +35,8 @@ from .model import load_weights, summary, weights_file, weights_metadata
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, TEST_RESULTS, Run, check_files, now, only_one, peak_memory, provenance,
                                read_history, read_json, sealed, write_atomic, write_history, write_json)
-from .train import Training, check_data, load_run, read_about, read_pretrained, with_weights
+from .train import (Training, check_place, load_run, read_about, read_pretrained,
+                                train_and_test, with_weights)
 
 # %% ../nbs/12_job.ipynb #12-008
 def run_folder(recipe:Recipe) -> Path:
@@ -90,13 +91,18 @@ def _split_hash(training):
     both = np.concatenate([training.train_idx, [-1], training.valid_idx])
     return hashlib.sha256(both.astype('<i8').tobytes()).hexdigest()
 
-def about_run(training:Training, classes:tuple) -> dict:
+def about_run(
+    training:Training,
+    classes:tuple,
+    test_sha256:str=None, # of the test images; None: they are not known yet
+) -> dict:
     "What run.json says before the first epoch."
     t = training
+    later = dict(test_sha256=test_sha256) if test_sha256 else {}
     return dict(
         schema=SCHEMA, finished=False, test_reads=0,
         recipe=asdict(t.planned), recipe_hash=t.planned.hash(), seed=t.recipe.seed,
-        data=t.data_name, data_sha256=t.data_sha256, split_sha256=_split_hash(t),
+        data=t.data_name, data_sha256=t.data_sha256, **later, split_sha256=_split_hash(t),
         classes=list(classes), mean=t.mean, std=t.std,
         head=t.head,                                    # of trained weights: kept or new; None: all were drawn
         parameters=sum(p.numel() for p in t.model.parameters()), disk_bytes=disk_needed(t),
@@ -104,10 +110,10 @@ def about_run(training:Training, classes:tuple) -> dict:
         precision=t.precision, backend=t.backend, processes=t.processes, **provenance(t.device),
         started=now(), resumed_at=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
 
-def open_run(training:Training, classes:tuple):
+def open_run(training:Training, classes:tuple, test_sha256:str=None):
     """Begin the folder of a new run: run.json without results, the split, the model's table.
     Raises OSError if it cannot be written or lacks room."""
-    folder, about = training.folder, about_run(training, classes)
+    folder, about = training.folder, about_run(training, classes, test_sha256)
     need, free = about['disk_bytes'], shutil.disk_usage(folder).free
     if free < need:
         raise OSError(f'the run folder {folder} may take {need/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free there: '
@@ -312,13 +318,14 @@ def job(
     done = trained and (about['test_reads'] or not read_test)
     drawn = done and (not draw or not trainer.leads() or _is_drawn(folder))
     named = recipe.get('dataset', full.dataset) if isinstance(recipe, dict) else full.dataset
-    if drawn and not data and not _names_a_folder(named, data_dir): return load_run(folder)
+    _check_outside(folder, named, data_dir)
+    if drawn and data is None and _surely_of(about, asked, full, resume, data_dir): return load_run(folder)
 
-    train, test = data or load_data(named, data_dir, full.variant)
-    check_data(full, train)
-    if about: _check_same_data(folder, about, train)
+    if data is None and isinstance(recipe, Recipe): check_place(recipe, data_dir)
+    train, whole = train_and_test(full, load_data(named, data_dir, full.variant) if data is None else data)
+    if about: _check_same_data(folder, about, train, whole)
     if drawn: return load_run(folder)
-    valid, test = held_out(train, full.limit), TestSet(test.take(slice(full.limit)), folder)
+    valid, test = held_out(train, full.limit), TestSet(whole.take(slice(full.limit)), folder)
     if done:
         with _writing(folder, 'when that is repaired, the same command goes on'):
             return _drawn(load_run(folder), valid, test)
@@ -331,12 +338,12 @@ def job(
     if not trainer.leads(): return trainer.follow(training, train, trained, **how)
     with _writing(folder, 'choose another --out'): (folder/'checkpoints').mkdir(parents=True, exist_ok=True)
     with only_one(folder/'checkpoints'), _writing(folder, 'when that is repaired, --resume goes on'):
-        new = {}
+        new = dict(test_sha256=whole.fingerprint())
         if not trained:
             if begun: training = _resumed(trainer, full, train, about, **how)
-            else: open_run(training, train.classes)
-            new = _train(training, train.classes, progress)
-        run = _finish(folder, new, valid, test, read_test, draw, where, notes_of(train.name, data_dir))
+            else: open_run(training, train.classes, **new)
+            new |= _train(training, train.classes, progress)
+        run = _finish(folder, new, valid, test, read_test, draw, where, notes_of(train.name, data_dir, whole))
     trainer.meet()
     return run
 
@@ -353,18 +360,29 @@ def _asked(recipe, device_type, start=None):
                          f'leave it out, or add --schedule plateau')
     return asked, full
 
-def _names_a_folder(dataset, data_dir):
-    "Whether it is said where pictures of one's own lie: two folders may have one name."
-    return dataset.startswith('folder:') and bool(data_dir or Path(dataset[7:]).name != dataset[7:])
+def _surely_of(about, asked, full, resume, data_dir):
+    "Whether a run is of the data that are asked for, without a look at them: folders change, own arrays have no name."
+    if resume and not ('dataset' in asked or data_dir): return True             # no data are asked for, but this run
+    known = DATASETS.get(full.dataset)
+    return bool(known and known.sha256) and (about['data'], about['data_sha256']) == (full.dataset, known.sha256)
 
-def _check_same_data(folder, about, train):
-    "Raise ValueError if a run learnt from other images."
+def _check_outside(folder, named, data_dir):
+    "Raise ValueError for a run folder among the pictures that it learns from."
+    if not named.startswith('folder:'): return
+    top, place = home(data_dir or named[7:]).resolve(), folder.resolve()
+    if place.is_relative_to(top) and {'train', 'test'} & set(place.relative_to(top).parts):
+        raise ValueError(f'the run folder {folder} lies among the pictures of {named}: choose another --out')
+
+def _check_same_data(folder, about, train, test):
+    "Raise ValueError if a run learnt from other images, or is tested on others."
     advice = 'give the images that it learnt from, or choose another --out'
     if about['classes'] != list(train.classes):
         raise ValueError(f'{folder}/run.json has other classes than the data: {advice}')
-    if about['finished'] and about['data_sha256'] != train.fingerprint():
-        raise ValueError(f'{folder} holds a run that was trained on other data: images with the SHA-256 '
-                         f'{about["data_sha256"][:12]}…, not {train.fingerprint()[:12]}…: {advice}')
+    for what, known, part in (('was trained', about['data_sha256'], train),
+                              ('is tested', about.get('test_sha256'), test)):
+        if known not in (None, part.fingerprint()):
+            raise ValueError(f'{folder} holds a run that {what} on other data: images with the SHA-256 '
+                             f'{known[:12]}…, not {part.fingerprint()[:12]}…: {advice}')
 
 def check_folder(
     folder:Path,

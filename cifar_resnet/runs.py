@@ -265,7 +265,7 @@ RESULTS = dict(                 # null until the run is finished
 TEST_RESULTS = dict(            # null until the test set is read
     test_accuracy=float, test_accuracy_ci95=list, test_loss=float,
     misclassified=int, test_accuracy_tta=float)
-LATER = dict(data=str)          # fields that came without a new schema: earlier runs lack them
+LATER = dict(data=str, test_sha256=str) # fields that came without a new schema: earlier runs lack them
 UNKNOWN = (                     # may be null to the end
     'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
 

@@ -43,6 +43,7 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         rows = _rows_so_far(out, plan, read_test)
+        _check_pictures(out, plan, rows, options.get('data_dir'))
         mixed = _mixed(plan, rows, pick_device(devices[0]), options.get('precision', 'auto'))
         if mixed: warnings.warn(mixed)
         options = dict(options, read_test=read_test)
@@ -94,6 +95,18 @@ def _rows_so_far(out, plan, read_test):
         if read_test and not rows[key]['test_reads']: del rows[key]
     return rows
 
+def _check_pictures(out, plan, rows, data_dir):
+    "Raise ValueError if a run that is done learnt from other pictures than those that now lie in its folder."
+    loaded = {}
+    for key in rows.keys() & plan.keys():
+        named = plan[key].get('dataset', '')
+        if not named.startswith('folder:'): continue
+        if named not in loaded: loaded[named] = [part.fingerprint() for part in load_data(named, data_dir)]
+        for name, now in zip(('data_sha256', 'test_sha256'), loaded[named]):
+            if rows[key].get(name) not in (None, now):
+                raise ValueError(f'{out} holds results of {key[0]!r} with other pictures than those in {named}: '
+                                 f'choose another name, or another --out')
+
 def _mixed(plan, rows, device, precision):
     "A sentence if the runs of a sweep, finished or to come, compute in different precisions, else None."
     names = {}
@@ -107,7 +120,7 @@ def _mixed(plan, rows, device, precision):
 
 # %% ../nbs/13_scale.ipynb #13-016
 SWEPT = ('recipe_hash epoch valid_accuracy valid_loss test_reads test_accuracy test_accuracy_tta test_loss '
-         'train_seconds precision backend hardware git_revision').split()
+         'train_seconds precision backend hardware git_revision data_sha256 test_sha256').split()
 
 def _one(key, fields, out, until, options, device, loaded):
     "Train one run -> its row; None if time was up. Loaded data stay in the dict `loaded` for the next one."
@@ -121,7 +134,7 @@ def _one(key, fields, out, until, options, device, loaded):
         return dict(name=name, seed=seed, error=sentence(e)[:500])
     shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     rates = [row['lr'] for row in run.history]
-    return dict(name=name, seed=seed, **{k: run.metrics[k] for k in SWEPT},
+    return dict(name=name, seed=seed, **{k: run.metrics.get(k) for k in SWEPT},
                 rate_falls_by=max(rates)/rates[-1], recipe=asdict(run.recipe))
 
 def _run(fields, folder, budget_s, options, device, loaded):

@@ -35,7 +35,7 @@ from .job import check_no_stranger, first_difference, open_run, stored_logits
 from .plots import BLUE, GREEN, GREY, ORANGE
 from .runs import only_one, read_json, write_history, write_json
 from .recipe import Recipe, recipe_from
-from .train import EDITABLE, Training, read_about
+from .train import EDITABLE, Training, check_place, read_about
 
 # %% ../nbs/15_stepper.ipynb #15-008
 def layer_norms(
@@ -86,6 +86,7 @@ class Stepper:
         self.device, self.tell, self.save_every_s, self.rest_s = device, tell, save_every_s, rest_s
         self.given, self.base = folder is not None, home(folder) if folder else Path('runs')/'by-hand'
         self.recipe = self.which(recipe)
+        check_place(self.recipe, data_dir)
         self.train = load_data(self.recipe.dataset, data_dir, self.recipe.variant)[0]
         self.folder_lock, self.locked = ExitStack(), False
         self.commands, self.awake = deque(), threading.Condition()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'OWN', 'OPTIMISERS', 'PARTS', 'EDITABLE', 'with_backend', 'first_model', 'Pretrained', 'read_pretrained',
-           'with_weights', 'Training', 'check_data', 'as_matrix', 'FilterMuon', 'read_about', 'load_run']
+           'with_weights', 'Training', 'check_data', 'check_place', 'train_and_test', 'as_matrix', 'FilterMuon',
+           'read_about', 'load_run']
 
 # %% ../nbs/09_train.ipynb #09-003
 import math, time, warnings
@@ -78,11 +79,18 @@ class Pretrained:
         if not (_three(self.mean) and _three(self.std)):
             raise ValueError(f'mean and std must be three numbers between 0 and 1, not {self.mean} and {self.std}')
 
+def _check_sealed(folder):
+    "Raise ValueError if a finished run's files are not those that it wrote."
+    if not (folder/'run.json').exists(): return
+    about = read_about(folder)
+    if about['finished']: check_files(about, folder)
+
 def read_pretrained(
     what:str|Path, # a weights.safetensors, a run folder, or 'pretrained'
 ) -> Pretrained:
     "Trained weights to begin from. Raises OSError or ValueError for a file that holds none, or not all that is needed."
     path = weights_path(what)
+    if path.parent == home(what): _check_sealed(path.parent)
     model, about = load_weights(path), weights_metadata(path)
     if missing := [k for k in ('classes', 'mean', 'std') if k not in about]:
         raise ValueError(f'{path} does not say its {missing[0]}, without which a training cannot begin from it: '
@@ -166,6 +174,33 @@ def check_data(recipe:Recipe, data:Images):
     if data.name not in ('', recipe.dataset):
         raise ValueError(f'the recipe is for {recipe.dataset}, and the images are {data.name}: '
                          f'give Recipe(dataset={data.name!r}), or the other images')
+
+def check_place(recipe:Recipe, data_dir):
+    "Raise ValueError for a folder of pictures of which nobody says where it lies: a recipe keeps its name only."
+    if recipe.dataset.startswith('folder:') and not data_dir:
+        raise ValueError(f'a recipe keeps the name of {recipe.dataset}, not where it lies: give its path by data_dir')
+
+def train_and_test(
+    recipe:Recipe,
+    data,           # training and test images
+) -> tuple[Images,Images]: # the same; test labels count the classes as the training images do
+    "Two sets of images that go together. Raises ValueError for what is none of a recipe's, and for other classes."
+    try: train, test = data
+    except (TypeError, ValueError):
+        raise ValueError(f'data must be two Images, data=(train, test), not {told(data)}') from None
+    for part in (train, test): check_data(recipe, part)
+    if not len(test): raise ValueError('there are no test images: give at least one')
+    return train, _numbered_as(train.classes, test)
+
+def _numbered_as(classes, test):
+    "The test images with these classes in this order. Raises ValueError if they know another."
+    if test.classes == classes: return test
+    if unknown := [c for c in test.classes if c not in classes]:
+        raise ValueError(f'the test images have a class {unknown[0]!r}, which the training images lack '
+                         f'({", ".join(classes[:3])} … {len(classes)} in all): give test images of the same classes')
+    warnings.warn('the test images list their classes otherwise than the training images: '
+                  'their labels were renumbered by name')
+    return replace(test, labels=[classes.index(test.classes[label]) for label in test.labels], classes=classes)
 
 @patch
 def _load(self:Training, train:Images, start:Pretrained=None):

@@ -30,6 +30,7 @@ def test_split(data):
 def test_by_name(data):
     from cifar_resnet.data import DATASETS, load_data
     assert [p.fingerprint() for p in load_data('cifar10', REAL)] == [p.fingerprint() for p in data]
+    assert DATASETS['cifar10'].sha256 == data[0].fingerprint()
     assert data[0].classes == DATASETS['cifar10'].classes
 
 

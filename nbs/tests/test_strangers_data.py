@@ -21,6 +21,7 @@ from cifar_resnet.model import weights_metadata
 from cifar_resnet.recipe import Recipe
 from cifar_resnet.runs import read_json
 from cifar_resnet.scale import sweep
+from cifar_resnet.stepper import Stepper
 from cifar_resnet.train import OWN, Training, load_run
 
 COUNT = 10           # pictures in a batch here
@@ -671,3 +672,180 @@ def test_the_list_of_a_large_matrix_opens_cells():
     assert [name for name, _ in cells.options] == ['4 × c, called a', '1 × a, called b', '3 × a, rightly', '2 × c, rightly']
     cells.value = 0, 1
     assert opened == [(0, 1)]
+
+
+# 7. a run, and the data that it knows
+
+def flat(n, seed, classes=('a', 'b'), **more):
+    "Dark and bright pictures in turn, which any network learns to tell apart."
+    labels = np.arange(n) % 2
+    dark = np.random.default_rng(seed).integers(0, 60, (n, 32, 32, 3))
+    return Images(np.uint8(dark + 180*labels[:,None,None,None]), labels, classes, **more)
+
+FLAT = flat(40, 0), flat(20, 1)
+OTHER_WAY = Images(FLAT[1].images, 1 - FLAT[1].labels, ('b', 'a'))
+QUICK = dict(dataset='shapes10', width=2, epochs=1, batch_size=5)
+
+def quick(out, data=FLAT, asked=QUICK, **how):
+    return job(asked, out, device='cpu', **(dict(data=data, progress=False, draw=False) | how))
+
+
+NO_PAIR = {
+    'images alone': (FLAT[0], r'data must be two Images, data=\(train, test\), not an Images'),
+    'one in a tuple': (FLAT[:1], 'data must be two Images'),
+    'three': ((*FLAT, FLAT[0]), 'data must be two Images'),
+    'no test': ((FLAT[0], None), 'the data must be Images.*not None'),
+    'arrays to test on': ((FLAT[0], FLAT[1].images), 'the data must be Images.*not a NumPy array'),
+    'an empty test': ((FLAT[0], FLAT[1].take(slice(0))), 'there are no test images'),
+    'a test of another set': ((FLAT[0], flat(20, 1, name='cifar10')), 'the recipe is for shapes10, and the images are cifar10'),
+    'a class more': ((FLAT[0], flat(20, 1, ('a', 'b', 'c'))), "the test images have a class 'c', which the training images lack"),
+    'other names': ((FLAT[0], flat(20, 1, ('x', 'y'))), "the test images have a class 'x'"),
+}
+
+@pytest.mark.parametrize('data, said', NO_PAIR.values(), ids=NO_PAIR)
+def test_images_that_do_not_go_together(data, said, tmp_path):
+    with pytest.raises(ValueError, match=said): quick(tmp_path/'run', data)
+    assert not (tmp_path/'run').exists()
+
+
+def test_classes_in_another_order_are_the_same_classes(tmp_path):
+    asked = dict(QUICK, epochs=6, lr=.01)
+    right = quick(tmp_path/'run', asked=asked).metrics
+    with pytest.warns(UserWarning, match='renumbered by name'): again = quick(tmp_path/'again', (FLAT[0], OTHER_WAY), asked).metrics
+    assert right['test_accuracy'] == again['test_accuracy'] > .9 and right['test_sha256'] == again['test_sha256'] == FLAT[1].fingerprint()
+    with pytest.warns(UserWarning, match='renumbered by name'): assert len(subject(tmp_path/'run', data=(FLAT[0], OTHER_WAY)).wrong) == right['misclassified']
+
+
+@pytest.mark.parametrize('data', [FLAT, tuple(part.take(slice(n)) for part, n in zip(SHAPES, (40, 20)))], ids=['own arrays', 'part of the set'])
+@pytest.mark.parametrize('how', ['dict', 'Recipe'])
+def test_a_run_of_other_data_is_not_handed_out_by_name(data, how, tmp_path):
+    quick(tmp_path/'run', data)
+    asked = QUICK if how == 'dict' else Recipe(**QUICK)
+    with pytest.raises(ValueError, match='other classes than the data|trained on other data'): quick(tmp_path/'run', None, asked)
+    assert quick(tmp_path/'run', None, {}, resume=True).metrics['test_reads'] == 1          # that run, whatever it learnt from
+
+
+def test_a_run_of_cifar10_is_handed_out_without_its_data(tmp_path, monkeypatch):
+    asked = dict(QUICK, dataset='cifar10')
+    whole = flat(40, 0, name='cifar10'), flat(20, 1, name='cifar10')
+    monkeypatch.setitem(data.DATASETS, 'cifar10', replace(data.DATASETS['cifar10'], sha256=whole[0].fingerprint()))
+    quick(tmp_path/'run', whole, asked)
+    assert quick(tmp_path/'run', None, asked).metrics['data'] == 'cifar10'                  # nothing can be fetched here
+
+
+CHANGED = {     # what becomes of the pictures, what is said of a run that knew the earlier ones
+    'all': (lambda p: [shutil.rmtree(p), paint(p/'train'/'rose', seed=5), paint(p/'train'/'tulip', seed=5), paint(p/'test'/'rose', 2, 6), paint(p/'test'/'tulip', 2, 6)], 'other classes than the data'),
+    'those to train on': (lambda p: [shutil.rmtree(p/'train'/'cat'), paint(p/'train'/'cat', 12, 5)], 'was trained on other data'),
+    'those to test on': (lambda p: [shutil.rmtree(p/'test'/'cat'), paint(p/'test'/'cat', 3, 5)], 'is tested on other data'),
+}
+
+@pytest.mark.parametrize('change, said', CHANGED.values(), ids=CHANGED)
+@pytest.mark.parametrize('named', ['folder:pets', 'folder:./pets'])
+def test_a_finished_run_of_pictures_that_were_replaced(change, said, named, trained, capsys):
+    path, out = trained
+    change(path)
+    assert main([*TINY, '--dataset', named, '--out', 'run']) == 2
+    assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match='these are not the images of'): subject('run', path)
+
+
+@pytest.mark.parametrize('checkpoints', [True, False], ids=['', 'its checkpoints lost'])
+@pytest.mark.parametrize('change, said', CHANGED.values(), ids=CHANGED)
+def test_an_unfinished_run_of_pictures_that_were_replaced(change, said, checkpoints, pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path, argv = pets(n=12, test=3), [*TINY, '--dataset', 'folder:pets', '--out', 'run']
+    assert main([*argv, '--budget_s', '1e-9']) == 130
+    if not checkpoints: shutil.rmtree('run/checkpoints')
+    change(path)
+    before = Path('run/run.json').read_bytes()
+    assert main([*argv, '--resume']) == 2
+    assert said in capsys.readouterr().err and Path('run/run.json').read_bytes() == before
+
+
+def test_an_earlier_run_that_does_not_know_its_test_images(tmp_path):
+    with pytest.raises(KeyboardInterrupt): quick(tmp_path/'run', budget_s=1e-9)
+    about = read_json(tmp_path/'run'/'run.json')
+    (tmp_path/'run'/'run.json').write_text(json.dumps({k: v for k, v in about.items() if k != 'test_sha256'}))
+    assert quick(tmp_path/'run', resume=True).metrics['test_sha256'] == FLAT[1].fingerprint()
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_a_sweep_over_pictures_that_were_replaced(part, pets, tmp_path):
+    path, tiny = pets(n=12), dict(width=2, epochs=1, batch_size=4)
+    go = lambda: sweep({'one': dict(tiny, dataset=f'folder:{path}')}, out=tmp_path/'sweep', devices=['cpu'], read_test=True)
+    first = go()
+    assert go() == first
+    shutil.rmtree(path/part/'cat')
+    paint(path/part/'cat', 12, 5)
+    before = (tmp_path/'sweep'/'sweep.json').read_bytes()
+    with pytest.raises(ValueError, match="holds results of 'one' with other pictures than those in folder:"): go()
+    assert (tmp_path/'sweep'/'sweep.json').read_bytes() == before
+
+
+def test_a_recipe_does_not_say_where_a_folder_lies(pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, _ = pets('A/fish', n=12), pets('fish', n=12, classes=('x', 'y'))
+    recipe = Recipe(dataset=f'folder:{path}', width=2, epochs=1, batch_size=4)
+    for act in (lambda: quick('run', None, recipe), lambda: Stepper(recipe, 'run', 'cpu')):
+        with pytest.raises(ValueError, match='keeps the name of folder:fish, not where it lies: give its path by data_dir'): act()
+    assert not Path('run').exists()
+    assert quick('run', None, recipe, data_dir=path).metrics['classes'] == ['cat', 'dog']
+    assert quick('dict', None, dict(dataset='folder:fish', width=2, epochs=1, batch_size=4)).metrics['classes'] == ['x', 'y']
+
+
+@pytest.mark.parametrize('of', ['all', 'a part', 'other pictures'])
+def test_notes_are_on_the_official_test_images(of, tmp_path):
+    write(tmp_path/NOTES, json.dumps(dict(twins=dict(columns=['test', 'train'], rows=[[0, 5]]), labels_not_confirmed=dict(rows=[]))).encode())
+    test = data._from_planes(numbers(5), np.arange(COUNT), data.CIFAR10)
+    test = dict(zip(('all', 'a part', 'other pictures'), (test, test.take([3, 1, 2]), replace(test, images=255 - test.images))))[of]
+    assert bool(data.notes_of('cifar10', tmp_path, test)) == (of == 'all')
+    train = data._joined([data._from_planes(numbers(i), np.arange(COUNT), data.CIFAR10) for i in range(6)])
+    run = quick(tmp_path/'run', (train, test), dict(QUICK, dataset='cifar10'), data_dir=tmp_path)
+    assert bool(read_json(tmp_path/'run'/'report.json')['without']) == bool(subject(run, tmp_path, data=(train, test)).notes) == (of == 'all')
+
+
+def test_weights_of_a_run_that_were_changed(tmp_path):
+    quick(tmp_path/'parent')
+    path = tmp_path/'parent'/'weights.safetensors'
+    raw = bytearray(path.read_bytes()); raw[-3] ^= 1; path.write_bytes(raw)
+    with pytest.raises(ValueError, match='is not the file that the run wrote'): quick(tmp_path/'child', weights=tmp_path/'parent')
+    shutil.copytree(tmp_path/'parent', tmp_path/'loose'); (tmp_path/'loose'/'run.json').unlink()
+    assert quick(tmp_path/'child', weights=tmp_path/'loose').metrics['head'] == 'kept'
+
+
+NEARBY = {     # where pictures lie, what is said of folder:flowers in ds
+    'flowers': (['ds/flowers', 'ds/roses'], None),
+    'the folder itself': (['ds'], None),
+    'another': (['ds/roses'], 'ds holds roses, but no flowers: name the folder that is meant'),
+    'flowers without train': (['ds/roses', 'ds/flowers/x'], None),
+}
+
+@pytest.mark.parametrize('places, said', NEARBY.values(), ids=NEARBY)
+def test_a_name_and_the_folder_around_it(places, said, pets, tmp_path):
+    for i, place in enumerate(places): pets(place, seed=i)
+    if said:
+        with pytest.raises(ValueError, match=said): load_data('folder:flowers', tmp_path/'ds')
+        return
+    train, _ = load_data('folder:flowers', tmp_path/'ds')
+    meant = next(p for p in places if p == 'ds' or 'flowers' in p)
+    assert train.name == 'folder:flowers' and train.fingerprint() == picture_folder(tmp_path/meant)[0].fingerprint()
+
+
+def test_a_named_folder_without_train_is_not_another(pets, tmp_path):
+    pets('ds/roses'); paint(tmp_path/'ds'/'flowers'/'daisy')
+    with pytest.raises(ValueError, match='ds/flowers holds daisy, but no folder train'): load_data('folder:flowers', tmp_path/'ds')
+
+
+def test_two_ways_to_one_folder(pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = pets('q/fl'); (tmp_path/'q'/'w').mkdir(); (tmp_path/'link').symlink_to(path)
+    for told in ('folder:q/w/../fl', 'folder:./link', f'folder:{path}'): assert len(load_data(told, 'q/fl')[0]) == 16
+
+
+@pytest.mark.parametrize('out', ['pets/train/cat/run', 'pets/test/run', 'pets/train'])
+@pytest.mark.parametrize('again', [['--dataset', 'folder:pets'], ['--dataset', 'folder:x', '--data_dir', 'pets']])
+def test_a_run_among_pictures(out, again, pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = listing(pets())
+    assert main([*TINY, *again, '--out', out]) == 2
+    assert f'{out} ' in (said := capsys.readouterr().err) and 'choose another --out' in said and listing(Path('pets')) == there
