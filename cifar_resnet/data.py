@@ -651,10 +651,11 @@ def load_data(
     variant:str='clean',    # of Shapes-10: one of `VARIANTS`, None: 'clean'; other sets ignore it
 ) -> tuple[Images,Images]:  # to train on, to test
     "A data set by its name. Raises ValueError for a name that is not in the registry."
-    if str(dataset).startswith('folder:'): return _by_name(dataset, data_dir)
-    if dataset not in DATASETS:
+    dataset = str(dataset) if isinstance(dataset, Path) else dataset
+    if not isinstance(dataset, str) or not dataset.startswith('folder:') and dataset not in DATASETS:
         *most, last = DATASETS
         raise ValueError(f'there is no dataset {dataset!r}: choose {", ".join(most)} or {last}')
+    if dataset.startswith('folder:'): return _by_name(dataset, data_dir)
     return DATASETS[dataset].load(data_dir, variant or 'clean')
 
 def notes_of(
@@ -924,7 +925,7 @@ def picture_folder(
 def _by_name(dataset, data_dir):
     "The folder of pictures called folder:PATH; with a `data_dir` the pictures are there, and PATH may be a mere name."
     told = dataset.removeprefix('folder:')
-    path, name = home(data_dir or told or ' '), home(told).absolute().name
+    path, name = home(data_dir or told or ' '), _folder_name(told)
     if data_dir and Path(told).name != told and home(told).resolve() != path.resolve():
         raise ValueError(f'{dataset} and the data_dir {data_dir} are two folders: name one')
     if data_dir and path.name != name: path = _called(name, path)
