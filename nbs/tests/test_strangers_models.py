@@ -274,6 +274,19 @@ class ZeroTable(Biased):
         super().__init__()
         self.table.bias = nn.Parameter(torch.zeros(heads, 1, 64, 64))
 
+class SevenHeads(Biased):
+    "A table of biases for seven heads, as many as there are images of noise."
+    def __init__(self): super().__init__(); self.table.bias = nn.Parameter(torch.randn(7, 1, 64, 64))
+
+class Diffuse(nn.Module):
+    "Attention of places to places, once every place has been mixed with all others."
+    def __init__(self): super().__init__(); self.c, self.a, self.h = patches(), Do(self.attention), nn.Linear(8, 4)
+    def attention(self, q): return (q.transpose(1, 2) @ q)[:, None]
+    def forward(self, x):
+        q = self.c(x).flatten(2)
+        q = q + 100*q.mean(2, keepdim=True)
+        return self.h((q @ self.a(q)[:, 0]).mean(2))
+
 def order(f): return lambda: Net(patches(), Do(f), 1)
 SHUFFLED = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 NOT_SURE = {      # what: the network, the pictures, the layer, what is said
@@ -286,6 +299,8 @@ NOT_SURE = {      # what: the network, the pictures, the layer, what is said
     'tokens in random order': (order(lambda a: flat_tokens(a)[:, SHUFFLED]), images(), 'body', unsure('7, 64, 8')),
     'tokens block by block': (order(lambda a: a.unfold(2,4,4).unfold(3,4,4).flatten(4).flatten(2, 4).mT), images(), 'body', unsure('7, 64, 8')),
     'rows exchanged with columns': (lambda: Net(patches(), Do(lambda a: a.mT)), images(), 'body', unsure('7, 8, 8, 8')),
+    'attention of places that are mixed': (Diffuse, images(), 'a', unsure('7, 1, 64, 64')),
+    'a table for seven heads': (SevenHeads, images(), 'table', 'does not return a map|returns 7 maps'),
     'a table of zeros': (lambda: ZeroTable(7), images(), 'table', 'does not return a map|returns 7 maps'),
     'a row of 16 columns, which is no 4×4': (lambda: Net(nn.Conv2d(3, 8, (32,2), (32,2)), Do(lambda a: flat_tokens(a)), 1), images(),
         'body', unsure('7, 16, 8')),
@@ -760,6 +775,13 @@ def test_a_model_that_has_changed_is_watched_anew():
         gradcam(model, x, 1, 'body')
         model.body = None; model.body, model.mean = last(), (1,2)
         assert gradcam(model, x, 1, 'body').shape == (2, 8, 8)
+
+def test_another_module_that_returns_the_same_shape():
+    model, x = made(lambda: Net(patches(), nn.Identity())), images()
+    for body, mean, read in ((nn.Identity(), (2,3), cells_first), (last(), (1,2), cells_last)):
+        model.body, model.mean = body, mean
+        expected, size = by_hand(model, x, 1, 'body', read, 'hirescam')
+        torch.testing.assert_close(gradcam(model, x, 1, 'body', 'hirescam', relu=False), expected, rtol=1e-3, atol=1e-5*size)
 
 def test_a_default_that_training_moves():
     class Gated(Net):
