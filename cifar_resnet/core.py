@@ -209,7 +209,8 @@ def _from_rows(rows, count):
     "Class numbers from one-hot rows."
     if rows.shape[1] == 1: raise ValueError(f'labels must be (N,), not a column {rows.shape}: give labels[:,0]')
     if rows.dtype.kind not in 'biuf' or not ((rows == 0) | (rows == 1)).all() or not (rows.sum(1) == 1).all():
-        raise ValueError(f'labels in rows must be one-hot, a single 1 in each, not {told(rows)}: give class numbers (N,)')
+        raise ValueError(f'labels in rows must be one-hot, a single 1 in each, not {told(rows)}: '
+                         'give class numbers (N,)')
     if count is not None and rows.shape[1] != count:
         raise ValueError(f'one-hot labels have {rows.shape[1]} columns for {count} classes: give a column for each')
     return rows.argmax(1)

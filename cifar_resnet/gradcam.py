@@ -97,7 +97,8 @@ def _maps_by_class(logits, seen, read, targets, method):
     for i, target in enumerate(targets):
         score = logits.gather(1, _targets(target, logits)[:,None]).sum()
         grads = _gradients(score, seen, retain_graph=i < len(targets)-1)
-        pairs = {name: (read[name](a.detach()).float(), read[name](g).float()) for (name, a), g in zip(seen.items(), grads)}
+        pairs = {name: (read[name](seen[name].detach()).float(), read[name](g).float())
+                 for name, g in zip(seen, grads)}
         maps.append([weighted(a, g, method) for a, g in pairs.values()])
         for name, (a, g) in pairs.items(): sums[name] = sums[name] + _net_and_gross(g*a)
     for name, both in sums.items(): _warn_if_cancelled(name, *both.tolist())
@@ -137,15 +138,16 @@ def _warn_if_empty(maps):
     "Of signed maps (B,h,w)."
     least, most = maps.flatten(1).aminmax(dim=1)
     if against := ((most <= 0) & (least < 0)).nonzero()[:,0].tolist():
-        warnings.warn(f'no positive evidence for the class in {_images(against)}: the map is 0 everywhere', stacklevel=3)
+        warnings.warn(f'no positive evidence for the class in {_images(against)}: the map is 0 everywhere',
+                      stacklevel=3)
     if nothing := ((most == 0) & (least == 0)).nonzero()[:,0].tolist():
-        warnings.warn(f'no evidence at all, for or against the class, in {_images(nothing)}: at this layer either nothing '
-                      'is active or the class depends on none of its cells; the map is 0 everywhere', stacklevel=3)
+        warnings.warn(f'no evidence at all, for or against the class, in {_images(nothing)}: at this layer either '
+                      'nothing is active or the class depends on none of its cells; the map is 0 everywhere', stacklevel=3)
 
 def _images(which): return f'image{"s"*(len(which)>1)} {", ".join(map(str, which[:10]))}{" …"*(len(which)>10)}'
 
 # %% ../nbs/10_gradcam.ipynb #10-028
-def _signed_maps(model, images, targets, layer, method, reshape, output):
+def _signed_maps(model, images, targets, layer, method, reshape, output, again=True):
     "Logits (B,C), and signed maps (B,T,h,w) by layer name for a list of T targets; None: for every class."
     _weights_by(method)                                       # refuse an unknown method before the network runs
     check_batch(images)
@@ -158,8 +160,9 @@ def _signed_maps(model, images, targets, layer, method, reshape, output):
         with evaluating(model), tapped({name: modules[key[0]] for name, key in runs.items()}) as seen:
             with feeding(images): returned = model(images)
             logits = find_logits(returned, output, images, say=True)
-    if any(is_another(trace, runs[name], a) for name, a in seen.items()):
-        if forget(model): return _signed_maps(model, images, targets, layer, method, reshape, output)
+    if again and any(is_another(trace, runs[name], a) for name, a in seen.items()):      # the model has changed
+        forget(model)
+        return _signed_maps(model, images, targets, layer, method, reshape, output, again=False)
     acts = {name: _read_map(name, read[name], seen.get(name), images, model, trace) for name in runs}
     read = {name: read[name] for name in seen}                                 # in the order in which they return
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
@@ -193,12 +196,12 @@ def gradcam(
     layer=None,        # module, name (its last run; 'act@0': its first), list of them; None: the last map listened to
     method:str='gradcam', # or 'hirescam', 'layercam': a name in `METHODS`
     relu:bool=True,    # False: the signed map, with evidence against the class
-    reshape=None,      # what the layer returns -> (B,C,h,w): a function, or a name in `layers.RESHAPES`; None: where it is sure
+    reshape=None,      # what the layer returns -> (B,C,h,w): a function, a name in `layers.RESHAPES`, None: if it is sure
     output=None,       # where the logits are: a function of what the model returns, key or index, or None: as (B,C),
                        # or `logits` of a dict or record
 ) -> Tensor: # (B,h,w) on the layer's own grid, not rescaled; (B,classes,h,w) for 'all'; for several layers a dict
-    """Where the evidence for a class lies (Selvaraju et al. 2017; hirescam: Draelos & Carin 2020; layercam: Jiang et al.
-    2021). Model, gradients, modes and hooks are left as they were.
+    """Where the evidence for a class lies (Selvaraju et al. 2017; hirescam: Draelos & Carin 2020; layercam: Jiang et
+    al. 2021). Model, gradients, modes and hooks are left as they were.
 
     A model with one logit (B,) or (B,1) has two classes: 1 is predicted where it is positive, and 0 is its negative.
     A function `reshape` may only move numbers, since gradients go through it as well.
@@ -348,12 +351,13 @@ def overlay(
 def _warn_of_proportions(picture, cells):
     (H, W), (h, w) = picture, cells
     if abs(h*W - w*H) <= 1.5*max(H, W): return                                    # a row or column more or less
-    warnings.warn(f'maps of {h}×{w} cells are stretched over pictures of {H}×{W} pixels: are they maps of a part of them? '
-                  'Then give that part', stacklevel=3)
+    warnings.warn(f'maps of {h}×{w} cells are stretched over pictures of {H}×{W} pixels: are they maps of a part of '
+                  'them? Then give that part', stacklevel=3)
 
 def _full_colour(heat, scale):
     "(B,1,1): the value that gets the full colour, for each map."
-    if isinstance(scale, bool): raise ValueError(f'scale must be image, shared or numbers, not {scale}: say signed={scale}?')
+    if isinstance(scale, bool):
+        raise ValueError(f'scale must be image, shared or numbers, not {scale}: say signed={scale}?')
     if isinstance(scale, str):
         if scale not in ('image', 'shared'): raise ValueError(f'there is no scale {scale!r}: choose image or shared')
         scale = heat.max((1,2)) if scale == 'image' else np.full(len(heat), heat.max())

@@ -83,7 +83,8 @@ def name_and_run(name):
 
 def tensor_of(out):
     "The floating point tensor that a layer returns, alone or as the only one in a tuple or list; else None."
-    found = [a for a in (out if type(out) in (tuple, list) else [out]) if isinstance(a, Tensor) and a.is_floating_point()]
+    several = out if type(out) in (tuple, list) else [out]
+    found = [a for a in several if isinstance(a, Tensor) and a.is_floating_point()]
     return found[0] if len(found) == 1 and not found[0].is_nested else None
 
 def replaced(out, old, new):

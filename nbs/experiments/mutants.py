@@ -305,7 +305,7 @@ MUTANTS = {
         ('NaN without a word', 'if bad := (~maps.isfinite()).flatten(1).any(1).nonzero()[:,0].tolist():', 'if bad := []:'),
         ('NaN spoils the common scale', 'maps.cpu().where(sound, 0)', 'maps.cpu()'),
         ('any run of a module will do', 'if a is None or asked not in (None, run): return', 'if a is None: return'),
-        ('another forward of the same modules', 'if any(is_another(trace, runs[name], a) for name, a in seen.items()):', 'if False:'),
+        ('another forward of the same modules', 'if again and any(is_another(trace, runs[name], a) for name, a in seen.items()):', 'if False:'),
         ('a hook hears other threads', 'if threading.get_ident() != thread: return\n        run += 1', 'run += 1'),
         ('what a model keeps is cut off', '(a.detach().clone() if kept else a).requires_grad_()', 'a.detach().clone().requires_grad_()'),
         ('a matrix that mixes images', 'or ways[0][0] != LEFT.get(node.name(), ways[0][0])', ''),

@@ -783,6 +783,13 @@ def test_another_module_that_returns_the_same_shape():
         expected, size = by_hand(model, x, 1, 'body', read, 'hirescam')
         torch.testing.assert_close(gradcam(model, x, 1, 'body', 'hirescam', relu=False), expected, rtol=1e-3, atol=1e-5*size)
 
+def test_shapes_that_depend_on_the_picture():
+    "As many rows as the picture has bright ones: never what noise had; it is watched twice, not for ever."
+    model, x = made(lambda: Net(patches(24), Do(lambda a: a[:, :, :2 + int(a.abs().max()) % 5]), channels=24)), 40*images()
+    expected, size = by_hand(model, x, 1, 'body', cells_first)
+    for _ in range(2):
+        torch.testing.assert_close(gradcam(model, x, 1, 'body', relu=False, reshape='channels_first'), expected, rtol=1e-3, atol=1e-5*size)
+
 def test_a_default_that_training_moves():
     class Gated(Net):
         def __init__(self): super().__init__(patches(), nn.Conv2d(8, 8, 3, 2, 1)); self.g = nn.Parameter(torch.zeros(()))
