@@ -784,8 +784,8 @@ def test_another_module_that_returns_the_same_shape():
         torch.testing.assert_close(gradcam(model, x, 1, 'body', 'hirescam', relu=False), expected, rtol=1e-3, atol=1e-5*size)
 
 def test_shapes_that_depend_on_the_picture():
-    "As many rows as the picture has bright ones: never what noise had; it is watched twice, not for ever."
-    model, x = made(lambda: Net(patches(24), Do(lambda a: a[:, :, :2 + int(a.abs().max()) % 5]), channels=24)), 40*images()
+    "The shape is never what noise had: the network is watched twice, not for ever."
+    model, x = made(lambda: Net(patches(24), Do(lambda a: a[:, :, :3 if len(a) == 7 else 5]), channels=24)), images()
     expected, size = by_hand(model, x, 1, 'body', cells_first)
     for _ in range(2):
         torch.testing.assert_close(gradcam(model, x, 1, 'body', relu=False, reshape='channels_first'), expected, rtol=1e-3, atol=1e-5*size)
