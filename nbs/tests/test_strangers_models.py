@@ -787,8 +787,11 @@ def test_shapes_that_depend_on_the_picture():
     "The shape is never what noise had: the network is watched twice, not for ever."
     model, x = made(lambda: Net(patches(24), Do(lambda a: a[:, :, :3 if len(a) == 7 else 5]), channels=24)), images()
     expected, size = by_hand(model, x, 1, 'body', cells_first)
+    runs = []
+    model.first.register_forward_hook(lambda *_: runs.append(1))
     for _ in range(2):
         torch.testing.assert_close(gradcam(model, x, 1, 'body', relu=False, reshape='channels_first'), expected, rtol=1e-3, atol=1e-5*size)
+    assert len(runs) <= 8
 
 def test_a_default_that_training_moves():
     class Gated(Net):
