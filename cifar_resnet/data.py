@@ -625,6 +625,7 @@ class Dataset:
     home:str=''               # address of its page, if it has one
     notes:Callable=_no_notes  # (data_dir) -> which test images to read with care: see `test_notes`
     sha256:str=None           # of all its training images, as `Images.fingerprint` has it, where that is known
+    test_sha256:str=None      # of all its test images, likewise
 
 DATASETS = {
     'cifar10': Dataset(
@@ -632,7 +633,8 @@ DATASETS = {
         classes=CIFAR10_CLASSES,
         home='https://www.cs.toronto.edu/~kriz/cifar.html',
         notes=test_notes,
-        sha256='67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2'),
+        sha256='67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2',
+        test_sha256=FINGERPRINTS['test_batch']),
     'cifar100': Dataset(
         load=lambda data_dir, variant: cifar100(data_dir),
         classes=CIFAR100_CLASSES,
@@ -664,12 +666,9 @@ def notes_of(
     test:Images=None,       # all the test images that are at hand; None: those of the data set
 ) -> dict: # {} where nothing is known, and for test images that are not the data set's own
     "Which test images of a data set to read with care."
-    if name not in DATASETS or (test and not _official(name, test)): return {}
-    return DATASETS[name].notes(data_dir)
-
-def _official(name, test):
-    "Whether these are all test images of CIFAR-10, in their order. Of other data sets nothing is known."
-    return name != 'cifar10' or test.fingerprint() == FINGERPRINTS['test_batch']
+    known = DATASETS.get(name)
+    if not known or (test and known.test_sha256 not in (None, test.fingerprint())): return {}
+    return known.notes(data_dir)
 
 # %% ../nbs/03_data.ipynb #03-064
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
@@ -1030,7 +1029,7 @@ def _is_part(folder, classes):
     "Whether a folder is called like a part of a data set, or holds folders of its classes."
     return bool(re.match(_PART, folder.name, re.I)) or any((folder/c).is_dir() for c in classes)
 
-_LONGEST = 200                                                                  # bytes; a run's folder is named after it
+_LONGEST = 200                                                              # bytes; a run's folder is named after it
 
 def _check_name(name, where):
     "Raise ValueError for the name of a folder that a run could not write down."

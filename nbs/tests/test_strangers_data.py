@@ -794,9 +794,10 @@ def test_a_recipe_does_not_say_where_a_folder_lies(pets, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('of', ['all', 'a part', 'other pictures'])
-def test_notes_are_on_the_official_test_images(of, tmp_path):
+def test_notes_are_on_the_official_test_images(of, tmp_path, monkeypatch):
     write(tmp_path/NOTES, json.dumps(dict(twins=dict(columns=['test', 'train'], rows=[[0, 5]]), labels_not_confirmed=dict(rows=[]))).encode())
     test = data._from_planes(numbers(5), np.arange(COUNT), data.CIFAR10)
+    monkeypatch.setitem(data.DATASETS, 'cifar10', replace(data.DATASETS['cifar10'], test_sha256=test.fingerprint()))
     test = dict(zip(('all', 'a part', 'other pictures'), (test, test.take([3, 1, 2]), replace(test, images=255 - test.images))))[of]
     assert bool(data.notes_of('cifar10', tmp_path, test)) == (of == 'all')
     train = data._joined([data._from_planes(numbers(i), np.arange(COUNT), data.CIFAR10) for i in range(6)])
