@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_CAPABILITIES', 'EXPECTED', 'rng', 'seeded', 'pick_device', 'computes', 'pick_precision', 'autocast',
-           'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding']
+           'in_float32', 'evaluating', 'not_run', 'home', 'sentence', 'told', 'as_labels', 'check_batch', 'feeding',
+           'as_pictures']
 
 # %% ../nbs/00_core.ipynb #00-003
 import json, operator, os, re, warnings
@@ -269,3 +270,51 @@ def _channels_last(images):
     "Advice for images (B,H,W,C), or nothing."
     if images.dim() != 4 or images.shape[1] in (1, 3, 4) or images.shape[3] not in (1, 3, 4): return ''
     return 'they look like (B,H,W,C), and must be (B,C,H,W): give images.permute(0,3,1,2)'
+
+# %% ../nbs/00_core.ipynb #00-049
+def as_pictures(
+    images, # several: arrays or tensors (H,W,3), (H,W) or (3,H,W), also with alpha, or of Pillow; or one array of them
+) -> list: # of (H,W,3) uint8 arrays
+    "Pictures of several kinds as uint8 arrays in RGB. Raises ValueError for what is not surely a picture."
+    images = _pixels(images)
+    if isinstance(images, np.ndarray) and (images.ndim == 2 or images.ndim == 3 and images.shape[2] in (3, 4)):
+        raise ValueError(f'pictures must be several, not {told(images)}: give one in a list')
+    if not isinstance(images, (np.ndarray, list, tuple)): _no_picture(images)
+    return [_as_picture(image) for image in images]
+
+def _pixels(values):
+    "A tensor, or a picture of Pillow in any mode, as an array; anything else as it is."
+    if hasattr(values, 'has_transparency_data'):
+        return np.asarray(values.convert('RGBA' if values.has_transparency_data else 'RGB'))
+    if not isinstance(values, torch.Tensor): return values
+    return (values.detach().double() if values.is_floating_point() else values).cpu().numpy()
+
+def _no_picture(found):
+    raise ValueError(f'a picture must be an array (H,W,3) of uint8, or of floats from 0 to 1, not {told(found)}')
+
+def _as_picture(image):
+    found = _pixels(image)
+    if not isinstance(found, np.ndarray) or found.ndim not in (2, 3) or found.dtype.kind not in 'biuf':
+        _no_picture(image)
+    if found.ndim == 2: found = found[...,None]                                      # grey
+    elif found.shape[2] not in (1, 3, 4) and found.shape[0] in (1, 3, 4): found = np.moveaxis(found, 0, 2)
+    elif found.shape[2] in (1, 3, 4) and found.shape[0] in (1, 3):
+        raise ValueError(f'either of two axes may be the channels of {told(image)}: give a larger picture (H,W,3)')
+    if found.shape[2] not in (1, 3, 4) or not found.size: _no_picture(image)
+    found = _as_bytes(found)
+    if found.shape[2] == 4: return _on_white(found)
+    return found if found.shape[2] == 3 else found.repeat(3, 2)
+
+def _on_white(found):
+    "A picture with transparency as it looks on a white page."
+    alpha = found[...,3:]/255
+    return np.uint8(found[...,:3]*alpha + 255*(1 - alpha) + .5)
+
+def _as_bytes(found):
+    "Values from 0 to 255, or from 0 to 1, as uint8."
+    if found.dtype == np.uint8: return found
+    most, low, high = 255 if found.dtype.kind in 'iu' else 1, found.min(), found.max()
+    if not 0 <= low <= high <= most:                                                 # NaN is refused, too
+        raise ValueError(f'a picture of {found.dtype} must have values from 0 to {most}, not {low:.3g} to {high:.3g}: '
+                         'give uint8 pixels, as before they were normalised')
+    return np.uint8(found if most == 255 else found*255. + .5)

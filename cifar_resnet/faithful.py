@@ -19,7 +19,7 @@ from scipy.ndimage import sobel
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from .core import as_labels, check_batch, evaluating, feeding, in_float32, seeded, told
+from .core import as_labels, as_pictures, check_batch, evaluating, feeding, in_float32, seeded, told
 from .evaluate import accuracy, predict
 from .gradcam import upsample
 
@@ -155,7 +155,6 @@ def references(
     grid:tuple,        # (h,w), the map's own cells; or one number for both
 ) -> dict: # name -> (N,H,W): oracle, edges, centre, uniform, inverse
     "Maps that need no network, on the same grid and enlarged alike."
-    from cifar_resnet.plots import as_pictures                      # only who draws waits for matplotlib
     images = as_pictures(images)
     if len({image.shape for image in images}) != 1: raise ValueError('images must be one or more, all of one size')
     images, grid = np.stack(images), (grid, grid) if isinstance(grid, int) else tuple(grid)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .core import check_batch, evaluating, feeding, told
+from .core import as_pictures, check_batch, evaluating, feeding, told
 from .layers import (choices, find_logits, forget, is_another, is_flat, last_map, leads_to, map_layers,
                                  name_and_run, reader, replaced, resolve, tensor_of, trace_of, watchable)
 
@@ -284,43 +284,18 @@ def _stretch(centres, n) -> Tensor: # (n, cells)
 
 # %% ../nbs/10_gradcam.ipynb #10-065c
 def _pictures(images, n) -> np.ndarray: # (n,H,W,3) uint8
-    "Pictures as bytes in RGB. Raises ValueError where it is not sure how they are meant."
-    a = _as_array(images)
-    if a.ndim == 3: a = a[None] if n == 1 and (a.shape[0] in (3, 4) or a.shape[2] in (1, 3, 4)) else a[...,None]
-    if a.ndim != 4 or len(a) != n or not a.size:
-        raise ValueError(f'an overlay needs a picture for each of {n} maps: (B,H,W,3) uint8, say, not {told(images)}')
-    first, last = a.shape[1] in (1, 3, 4), a.shape[3] in (1, 3, 4)
-    if first == last:
-        which = 'either of two axes may be the channels of' if first else 'no axis has the 1, 3 or 4 channels of'
-        raise ValueError(f'{which} {told(images)}: give pictures (B,H,W,3) uint8')
-    return _in_rgb(_as_bytes(a.transpose(0,2,3,1) if first else a))
+    "Pictures as bytes in RGB, all of one size. Raises ValueError where it is not sure how they are meant."
+    several = as_pictures([images] if n == 1 and _is_one(images) else images)
+    if len(several) != n:
+        raise ValueError(f'an overlay needs a picture for each of {n} maps, not {len(several)}')
+    if len({p.shape for p in several}) > 1:
+        raise ValueError('pictures of different sizes have no common overlay: give them one by one')
+    return np.stack(several)
 
-def _as_array(images):
-    if isinstance(images, Tensor): return images.detach().cpu().numpy()
-    several = isinstance(images, (list, tuple))
-    if hasattr(images, 'convert'): images = _of_pillow(images)
-    try: return np.asarray([_of_pillow(p) if hasattr(p, 'convert') else p for p in images] if several else images)
-    except ValueError:
-        raise ValueError('pictures of different sizes have no common overlay: give them one by one') from None
-
-def _of_pillow(picture):
-    "A picture of Pillow in RGB, or in RGBA where it has an alpha channel, whatever its mode is."
-    return np.asarray(picture.convert('RGBA' if picture.has_transparency_data else 'RGB'))
-
-def _as_bytes(a):
-    "Numbers from 0 to 1, or bytes, as bytes."
-    if a.dtype == np.uint8: return a
-    if a.dtype.kind != 'f': raise ValueError(f'pictures must be uint8, or floats from 0 to 1, not {a.dtype}')
-    if not (a.min() >= 0 and a.max() <= 1):
-        raise ValueError(f'float pictures must be from 0 to 1, and these are from {a.min():.3g} to {a.max():.3g}: '
-                         'take the normalisation off (`denormalise`), or give uint8')
-    return np.uint8(a*255 + .5)
-
-def _in_rgb(a):
-    "Grey three times; what is transparent on white."
-    if a.shape[3] < 4: return a.repeat(3, 3) if a.shape[3] == 1 else a
-    alpha = a[...,3:]/255
-    return np.uint8(a[...,:3]*alpha + 255*(1 - alpha) + .5)
+def _is_one(images):
+    "Whether this is a single picture: one of Pillow, (H,W,3) or (3,H,W)."
+    shape = tuple(getattr(images, 'shape', ()))
+    return hasattr(images, 'has_transparency_data') or len(shape) == 3 and (shape[0] in (3, 4) or shape[2] in (1, 3, 4))
 
 # %% ../nbs/10_gradcam.ipynb #10-065a
 FOR, AGAINST = np.array([213, 94, 0])/255, np.array([0, 114, 178])/255       # orange, blue

@@ -21,7 +21,7 @@ GOAL = .9
 # What is asked about a mutant of each room: notebooks, and arguments of pytest (in nbs/tests). First the room's own notebook, then the tests of the room,
 # then whoever uses it.
 CHECKS = {
-    '00_core': ['00_core.ipynb', 'test_core.py', 'test_evaluate.py', '10_gradcam.ipynb'],
+    '00_core': ['00_core.ipynb', 'test_core.py', 'test_strangers_models.py -k picture', 'test_strangers_figures.py', 'test_evaluate.py', '10_gradcam.ipynb'],
     '01_plots': ['01_plots.ipynb', 'test_plots.py', 'test_strangers_figures.py', 'test_figures.py'],
     '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
     '03_data': ['03_data.ipynb', 'test_data.py', 'test_hostile.py -k "batch or pictures or arrays or notes"', 'test_strangers_data.py', '04_augment.ipynb'],
@@ -59,6 +59,9 @@ MUTANTS = {
         ('any word is a precision', 'if word not in PRECISIONS.values():', 'if False:'),
         ('after an error the model stays in eval mode', '    try: yield\n    finally:\n        for m, mode in modes:', '    yield\n    if True:\n        for m, mode in modes:'),
         ('of the key only the first word counts', 'json.dumps([purpose, *key], ', 'json.dumps([purpose, *key[:1]], '),
+        ('floats of any size are pictures', 'if not 0 <= low <= high <= most:', 'if False:'),
+        ('either of two axes: the last', 'elif found.shape[2] in (1, 3, 4) and found.shape[0] in (1, 3):', 'elif False:'),
+        ('what is transparent is black', 'found[...,:3]*alpha + 255*(1 - alpha)', 'found[...,:3]*alpha'),
     ],
     '01_plots': [
         ('charts in full colour', '    fig.few_colours = True\n', ''),
@@ -311,8 +314,6 @@ MUTANTS = {
         ('a matrix that mixes images', 'or ways[0][0] != LEFT.get(node.name(), ways[0][0])', ''),
         ('LayerCAM keeps what is negative', 'layercam=lambda grads: grads.relu())', 'layercam=lambda grads: grads)'),
         ('the sum of LayerCAM is evidence', "NOT_ADDITIVE = {'layercam'}", 'NOT_ADDITIVE = set()'),
-        ('floats of any size are pictures', 'if not (a.min() >= 0 and a.max() <= 1):', 'if False:'),
-        ('channels first or last: the first', 'if first == last:', 'if not (first or last):'),
     ],
     '11_faithful': [
         ('pointing: ties count in full', 'return (top & mask).sum((1,2))/top.sum((1,2))', 'return (top & mask).any(2).any(1).float()'),

@@ -640,6 +640,7 @@ ON_WHITE = np.uint8(P*.2 + 255*.8 + .5)
 SAME = {          # what: the pictures, and (B,H,W,3) uint8 that must give the same overlay
     'uint8 HWC': (P, P), 'a tensor': (torch.from_numpy(P), P), 'a list': ([*P], P), 'PIL pictures': ([Image.fromarray(p) for p in P], P),
     'CHW': (P.transpose(0,3,1,2), P), 'CHW, a tensor of floats': (torch.from_numpy(P).permute(0,3,1,2)/255, P),
+    'whole numbers': (P.astype(np.int64), P), 'true and false': (P > 100, np.uint8(255*(P > 100))),
     'floats': (P/255, P), 'float32': (np.float32(P/255), P), 'float16': (torch.from_numpy(P/255).half(), P),
     'grey HWC': (GREY, GREY.repeat(3, 3)), 'grey CHW': (GREY.transpose(0,3,1,2), GREY.repeat(3, 3)), 'grey (B,H,W)': (GREY[...,0], GREY.repeat(3, 3)),
     'grey floats': (GREY[...,0]/255, GREY.repeat(3, 3)),
@@ -674,15 +675,14 @@ def test_a_model_that_needs_more_than_pictures():
 def test_one_picture(given): assert (overlay(given, MAPS[:1]) == overlay(P[:1], MAPS[:1])).all()
 
 @pytest.mark.parametrize('given, said', [
-    (P - 100., 'must be from 0 to 1, and these are from -100 to 149: take the normalisation off'),
-    (P*1., 'must be from 0 to 1, and these are from 0 to 249'),
-    (P/255*np.nan, 'must be from 0 to 1'),
-    (P.astype(np.int64), 'must be uint8, or floats from 0 to 1, not int64'),
-    (P > 100, 'not bool'),
-    (picture(3, 5).transpose(0,1,2,3), r'either of two axes may be the channels of a NumPy array \(2, 3, 5, 3\)'),
-    (np.zeros((2,6,5,2), np.uint8), 'no axis has the 1, 3 or 4 channels of'),
-    (P[:1], 'a picture for each of 2 maps'), (P[...,None], 'a picture for each of 2 maps'), (P[0,0], 'a picture for each'),
-    ([P[0], P[1,:3]], 'pictures of different sizes'), ('cat.png', 'a picture for each'), (dict(a=P), 'a picture for each'), (None, 'a picture for each')])
+    (P - 100., 'must have values from 0 to 1, not -100 to 148: give uint8 pixels, as before they were normalised'),
+    (P*1., 'must have values from 0 to 1, not 0 to 248'),
+    (P/255*np.nan, 'must have values from 0 to 1'),
+    (P.astype(np.int64)*2, 'must have values from 0 to 255, not 0 to 496'),
+    (picture(3, 5), r'either of two axes may be the channels of a NumPy array \(3, 5, 3\)'),
+    (np.zeros((2,6,5,2), np.uint8), 'a picture must be an array'),
+    (P[:1], 'a picture for each of 2 maps, not 1'), (P[...,None], 'a picture must be an array'), (P[0,0], 'pictures must be several'),
+    ([P[0], P[1,:4]], 'pictures of different sizes'), ('cat.png', "not 'cat.png'"), (dict(a=P), 'not a dict'), (None, 'not None')])
 def test_pictures_that_are_refused(given, said):
     with pytest.raises(ValueError, match=said): overlay(given, MAPS)
 
