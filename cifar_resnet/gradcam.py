@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'NOT_ADDITIVE', 'AFFINE', 'LEFT', 'FOR', 'AGAINST', 'tappe
            'contrast', 'receptive_fields', 'receptive_centres']
 
 # %% ../nbs/10_gradcam.ipynb #10-003
-import threading, warnings, weakref
+import threading, warnings
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .core import as_pictures, check_batch, evaluating, feeding, told
 from .layers import (choices, find_logits, forget, is_another, is_flat, last_map, leads_to, map_layers,
-                                 name_and_run, reader, replaced, resolve, tensor_of, trace_of, watchable)
+                                 name_and_run, one_at_a_time, reader, replaced, resolve, tensor_of, trace_of, watchable)
 
 # %% ../nbs/10_gradcam.ipynb #10-013
 @contextmanager
@@ -153,7 +153,7 @@ def _signed_maps(model, images, targets, layer, method, reshape, output, again=T
     check_batch(images)
     model = watchable(model)
     with torch.inference_mode(False): images = images.clone() if images.is_inference() else images   # for a graph
-    with _locks.setdefault(model, threading.RLock()):
+    with one_at_a_time(model):
         trace = trace_of(model, images)
         runs, modules = resolve(model, trace, layer, images, output), dict(model.named_modules())
         read = {name: reader(model, trace, name, key, reshape) for name, key in runs.items()}
@@ -174,8 +174,6 @@ def _signed_maps(model, images, targets, layer, method, reshape, output, again=T
         if a.is_leaf: a.requires_grad_(False)                                  # the model may have kept it
     for (name, a), m in zip(seen.items(), maps): _warn_of_maps(name, acts[name], m)
     return logits.detach(), {name: m.to(images.device) for name, m in zip(seen, maps)}
-
-_locks = weakref.WeakKeyDictionary()         # hooks and modes belong to a model, so one call at a time
 
 def _read_map(name, read, out, images, model, trace):
     "What a layer returned, as (B,C,h,w). Raises ValueError if it is none, or not one for each image."
@@ -406,7 +404,7 @@ def _output_of(module, model, x):
         return replaced(out, a, a.clone())
     handle = module.register_forward_hook(hook)
     try:
-        with evaluating(model), feeding(x): model(x)
+        with one_at_a_time(model), evaluating(model), feeding(x): model(x)
     finally: handle.remove()
     return seen.out
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETWEEN', 'RESHAPES', 'find_logits', 'name_and_run', 'tensor_of', 'replaced', 'Trace', 'trace_of', 'forget',
-           'is_flat', 'map_layers', 'watchable', 'reader', 'is_another', 'resolve', 'last_map', 'leads_to', 'choices']
+           'one_at_a_time', 'is_flat', 'map_layers', 'watchable', 'reader', 'is_another', 'resolve', 'last_map',
+           'leads_to', 'choices']
 
 # %% ../nbs/09a_layers.ipynb #09a-003
 import threading, warnings, weakref
@@ -34,6 +35,7 @@ def find_logits(
     raise ValueError(f'the model must give logits (B,C), one row an image, not {_described(found)}: '
                      'output= says which part of it they are, or how they are made')
 
+# %% ../nbs/09a_layers.ipynb #09a-012a
 def _chosen(returned, output):
     "The part of what a model returns that holds the logits."
     if callable(output):
@@ -58,6 +60,7 @@ def _described(returned):
     inside = ', '.join(f'{name!r}: {told(part)}' for name, part in parts)
     return f'{told(returned)} with {inside}' if inside else told(returned)
 
+# %% ../nbs/09a_layers.ipynb #09a-012b
 def _two_sided(logit):
     "One logit (B,1) as two, (B,2): against and for."
     return torch.cat([-logit, logit], 1)
@@ -109,8 +112,10 @@ class Trace:
     widths:set = _new(set)        # numbers of channels that LayerNorms and Linears are made for
     grown:dict = None             # run -> shape for an image of twice the size, as far as the model takes it
     last:dict = _new(dict)        # output -> the default layer, and the version of the weights that it was found with
-    found:dict = _new(dict)       # what has been found out already: readings and shapes of maps
+    readings:dict = _new(dict)    # run -> function to (B,C,h,w), or None: as far as they were asked for
+    maps:dict = _new(dict)        # run -> (channels, h, w) of its map, or None: likewise
 
+# %% ../nbs/09a_layers.ipynb #09a-023a
 _traces = weakref.WeakKeyDictionary()  # model -> the modules that it had, and traces by the kind of images
 
 def trace_of(model:nn.Module, images:Tensor) -> Trace:
@@ -129,6 +134,7 @@ def forget(model) -> bool: # whether there was something to forget
     "Watch a model anew at the next call."
     return _traces.pop(model, None) is not None
 
+# %% ../nbs/09a_layers.ipynb #09a-023b
 def _span(images):
     "The least and the largest finite value, for noise that the model may take."
     finite = images.detach()[images.isfinite()]
@@ -147,6 +153,7 @@ def _noise(images, span, n=7, times=1):
             for changed, half in zip(x[3:], halves): changed[half] = x[1][half]
         return (low + (high - low)*x).to(images)
 
+# %% ../nbs/09a_layers.ipynb #09a-023d
 def _watched(model, x, alike):
     "A trace from one forward pass."
     t = Trace(x.new_empty(0, *x.shape[1:]), _span(x), len(x), widths=_widths(model))
@@ -173,9 +180,15 @@ def _each_run(model, x, note):
     handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()
                if name and not isinstance(module, torch.jit.ScriptModule)]
     try:
-        with evaluating(model), _as_it_was(model): return model(x)
+        with one_at_a_time(model), evaluating(model), _as_it_was(model): return model(x)
     finally:
         for h in handles: h.remove()
+
+_locks = weakref.WeakKeyDictionary()
+
+def one_at_a_time(model:nn.Module):
+    "Inside the block no other thread watches or explains this model: modes and hooks belong to it, not to a thread."
+    return _locks.setdefault(model, threading.RLock())
 
 @contextmanager
 def _as_it_was(model):
@@ -274,8 +287,8 @@ def _like_the_picture(h, w, trace):
 # %% ../nbs/09a_layers.ipynb #09a-033
 def _reading(model, trace, key):
     "A function from what a layer returns to (B,C,h,w); None where it is not sure what its axes mean."
-    if key not in trace.found: trace.found[key] = _found_out(model, trace, key)
-    return trace.found[key]
+    if key not in trace.readings: trace.readings[key] = _found_out(model, trace, key)
+    return trace.readings[key]
 
 def _found_out(model, trace, key):
     shape, axis = trace.shapes[key], trace.batch[key]
@@ -293,6 +306,7 @@ def _reading_of_map(model, trace, key, axis, rest):
     if not sure: sure = [order for order, answer in seen.items() if answer is None and _fits(model, trace, key, order)]
     return _permuted(axis, *sure[0]) if len(sure) == 1 else None
 
+# %% ../nbs/09a_layers.ipynb #09a-033a
 def _seen_at(rows, columns, cells=None):
     """True: changes are seen where they should be; False: elsewhere; None: nearly everywhere.
     `rows`, `columns` of `_moved`, (4,h) and (4,w); `cells`, (4,h·w): where they are tokens. Elsewhere: two changes are
@@ -315,15 +329,18 @@ def _ahead(shares):
     leads = shares[:,:half].sum(1) - shares[:,-half:].sum(1)
     return (leads[0] - leads[1])/2
 
+# %% ../nbs/09a_layers.ipynb #09a-033b
 def _fits(model, trace, key, order):
     "Whether two axes have the shape of the picture and, as far as that is known, its growth, and no others have."
     shape, (channels, h, w) = trace.shapes[key], order
     if shape[h] == shape[w] and shape[h] in trace.constant: return False           # attention of tokens to tokens
     grown = _grown_shape(model, trace, key)
     if grown: return all(shape[i] < grown[i] <= 3*shape[i] for i in (h, w)) and grown[channels] == shape[channels]
-    return _like_the_picture(shape[h], shape[w], trace) and not _like_the_picture(
-        *((shape[channels], shape[h]) if channels < h else (shape[w], shape[channels])), trace)
+    others = (channels, h) if channels < h else (w, channels)                      # rows and columns of the other reading
+    here, there = (_like_the_picture(shape[i], shape[j], trace) for i, j in ((h, w), others))
+    return here and not there
 
+# %% ../nbs/09a_layers.ipynb #09a-033c
 def _reading_of_tokens(model, trace, key, axis, rest):
     "Which axis is that of the tokens, and what grid do they fill?"
     shape, grown, found = trace.shapes[key], _grown_shape(model, trace, key), []
@@ -352,6 +369,7 @@ def _another_grid(n, grid, trace):
     maps = [s[2:] for key, s in trace.shapes.items() if len(s) == 4 and trace.batch[key] == 0]
     return any(h*w == n and (h, w) != grid for h, w in maps)
 
+# %% ../nbs/09a_layers.ipynb #09a-033d
 def _permuted(*order): return lambda a: a.permute(order)
 
 def _grown_shape(model, trace, key):
@@ -387,11 +405,11 @@ def _maps_of(model, trace):
 
 def _map_shape(model, trace, key):
     "(channels, h, w) of a layer's map; None if it has none, one of 1×1, or one in which all cells are the same."
-    if ('shape', key) not in trace.found:
+    if key not in trace.maps:
         read = key not in trace.flat and _reading(model, trace, key)
         shape = tuple(read(torch.empty(trace.shapes[key], device='meta')).shape[1:]) if read else (0, 1, 1)
-        trace.found['shape', key] = shape if shape[1]*shape[2] > 1 else None
-    return trace.found['shape', key]
+        trace.maps[key] = shape if shape[1]*shape[2] > 1 else None
+    return trace.maps[key]
 
 def watchable(model):
     "The model whose layers can be watched. Raises ValueError for what is no model, or has no layers left."
@@ -471,6 +489,7 @@ def _spelt(layer, names):
     if not isinstance(layer, str): return None
     return next((n for n in (layer, f'module.{layer}', layer.removeprefix('module.')) if n in names), None)
 
+# %% ../nbs/09a_layers.ipynb #09a-052a
 def _last_map(model, trace, images, output):
     "The last layer that returns a map to which the logits listen; it is remembered until the weights change."
     version, fixed = _version(model), output is None or isinstance(output, (str, int))
@@ -503,12 +522,14 @@ def last_map(model:nn.Module, trace:Trace) -> str:
 
 def _run_name(trace, key): return '{}@{}'.format(*key) if (key[0], 1) in trace.shapes else key[0]
 
+# %% ../nbs/09a_layers.ipynb #09a-052b
 def _runs_with_maps(model, trace):
     maps = [key for key in trace.shapes if _map_shape(model, trace, key)]
     if maps: return maps
     raise ValueError('no layer of this model returns a map (B,C,h,w) larger than 1×1 for sure, so there is nothing '
                      'to look at: name a layer, and say by reshape= what its axes mean')
 
+# %% ../nbs/09a_layers.ipynb #09a-052c
 def _listened_to(model, trace, maps, x, output):
     "The last of these runs at whose cells the logits have a gradient, or what it is a part of; None if there is none."
     outs = {}
@@ -534,6 +555,7 @@ def _whole_of(found, heard, outs, score, x, model, trace):
     norm = next((key for key in reversed(before) if types[key[0]].endswith('Norm') and through(outs[found], key)), None)
     return norm or next((key for key in reversed(before) if through(score, key)), found)
 
+# %% ../nbs/09a_layers.ipynb #09a-052d
 def _has_gradient(score, out, read=lambda a: a):
     g, = torch.autograd.grad(score, out, retain_graph=True, allow_unused=True)
     return g is not None and bool(read(g).any())

@@ -272,7 +272,7 @@ MUTANTS = {
         ('a probability is a logit', 'found.reshape(B, 1) - .5*_is_probability(found, say)', 'found.reshape(B, 1)'),
         ('of a dict the first is taken', "if isinstance(returned, dict) and 'logits' in returned: return returned['logits']", 'if isinstance(returned, dict): return next(iter(returned.values()))'),
         ('a model is watched once and for all', 'if had == modules and kind in known', 'if kind in known'),
-        ('noise is left in the model', 'with evaluating(model), _as_it_was(model): return model(x)', 'with evaluating(model): return model(x)'),
+        ('noise is left in the model', 'one_at_a_time(model), evaluating(model), _as_it_was(model): return', 'one_at_a_time(model), evaluating(model): return'),
         ('a model is watched for each map', '_traces[model] = modules, {**(known if had == modules else {}), kind: found}', 'pass'),
     ],
     '10_gradcam': [
