@@ -275,7 +275,7 @@ _UNREAD = 'heic heif svg psd xcf jxl jp2 ico tga eps exr hdr dng nef cr2 cr3 arw
 def _figures_of(folder, out) -> list:
     "The pictures of a folder, by their endings, each with its figure's file. Raises ValueError if there is none."
     from cifar_resnet.core import home
-    from cifar_resnet.data import FORMATS
+    from cifar_resnet.pictures import FORMATS
     pictures = [p for p in _pictures(folder) if not _drawn_from(p)]
     if not pictures: raise ValueError(f'{folder} holds no pictures: give a file, or a folder of {", ".join(FORMATS)}')
     taken = [name.casefold() for p in pictures for name in (p.stem, p.name)]
@@ -285,7 +285,7 @@ def _figures_of(folder, out) -> list:
 def _pictures(folder):
     "What looks like a picture in a folder, hidden files left out; says what folders are in it."
     from PIL import Image
-    from cifar_resnet.data import FORMATS
+    from cifar_resnet.pictures import FORMATS
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     endings |= {f'.{ending}' for ending in _UNREAD}
     seen = sorted(p for p in folder.iterdir() if not p.name.startswith('.'))

@@ -175,6 +175,7 @@ def as_labels(
     if found.dtype.kind in 'UOS': return _from_names(found, classes)
     return _whole_classes(found, count)
 
+# %% ../nbs/00_core.ipynb #00-044b
 def _array(labels):
     "Labels as an array of numbers or strings."
     if isinstance(labels, torch.Tensor): return _from_tensor(labels)
@@ -198,6 +199,7 @@ def _plain(found):
     if any(isinstance(v, str) for v in values): return found
     return np.array(values).reshape(found.shape)
 
+# %% ../nbs/00_core.ipynb #00-044c
 def _count(classes):
     "How many classes there are, if that is known."
     if classes is None or isinstance(classes, Integral): return classes

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'CIFAR10', 'DEFAULT',
            'OURS', 'FINGERPRINTS', 'BATCH', 'KAGGLE', 'OTHER_VERSIONS', 'CIFAR100_CLASSES', 'CIFAR100', 'NOTES',
-           'SHAPES', 'DISTRACTORS', 'FILLED', 'SIDE', 'VARIANTS', 'TAG', 'SHORTCUT', 'DATASETS', 'FORMATS', 'Images',
-           'Archive', 'data_folder', 'find_folder', 'cifar10', 'cifar100', 'test_notes', 'mean_std', 'split',
-           'held_out', 'shapes10', 'Dataset', 'load_data', 'notes_of', 'read_picture', 'picture_folder']
+           'SHAPES', 'DISTRACTORS', 'FILLED', 'VARIANTS', 'TAG', 'SHORTCUT', 'DATASETS', 'Images', 'Archive',
+           'data_folder', 'find_folder', 'cifar10', 'cifar100', 'test_notes', 'mean_std', 'split', 'held_out',
+           'shapes10', 'Dataset', 'load_data', 'notes_of', 'picture_folder']
 
 # %% ../nbs/03_data.ipynb #03-003
 import hashlib, io, json, math, os, pickle, re, unicodedata, warnings
@@ -20,10 +20,11 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .core import as_labels, home, rng, told
 from .fetch import fetch, file_hash, take_members
+from .pictures import FORMATS, SIDE, read_picture
 
 # %% ../nbs/03_data.ipynb #03-006
 @dataclass(frozen=True)
@@ -498,8 +499,6 @@ FILLED = dict(
     bars  = lambda x,y: _box(x, y, .95, .9))
 
 # %% ../nbs/03_data.ipynb #03-046
-SIDE = 32
-
 def _coverage(shapes, kinds, centre, radius):
     "How much of each pixel is inside, (N,32,32) in [0,1]; `kinds` (N,) index `shapes`, -1: nothing is drawn."
     out = np.zeros((len(kinds), SIDE, SIDE), np.float32)
@@ -670,238 +669,6 @@ def notes_of(
     if not known or (test and known.test_sha256 not in (None, test.fingerprint())): return {}
     return known.notes(data_dir)
 
-# %% ../nbs/03_data.ipynb #03-064
-FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
-
-class _NotRead(ValueError): "Why a picture is not read; its name stands before these words."
-
-# %% ../nbs/03_data.ipynb #03-063b
-def _eight_bits(values, note, white=None):
-    "Pixel values of any type as 0 to 255. `white` is white's value, where that is known."
-    low, high = values.min(), values.max()
-    if not (low >= 0 and np.isfinite(high)): raise _unclear(low, high)
-    if values.dtype.kind == 'f' and high <= 1: return np.uint8(values*255 + .5)
-    if 1 < high <= 255 and (values == np.floor(values)).all():
-        note(f'has no value above {high:g}: they were taken for 8 bits')
-        return values.astype(np.uint8)
-    if not white or high <= white//4: raise _unclear(low, high, white)
-    return np.uint8(values*(255/white) + .5)
-
-def _unclear(low, high, white=None):
-    seen = f'its values go from {low:g} to {high:g}' + (f' of {white:,}' if white else '')
-    return _NotRead(f'{seen}, and which of them is white is not sure: save it with 8 bits a channel')
-
-# %% ../nbs/03_data.ipynb #03-063e
-def _tags(file): return getattr(file, 'tag_v2', {})                            # what a TIFF says of itself
-
-def _white(file):
-    "White's value in a picture that is open but not decoded, where that is sure."
-    if file.mode.startswith('I;16'): return 2**_tags(file).get(258, (16,))[0] - 1
-    if file.mode[0] in 'IF': return 65535 if file.mode == 'I' and file.format in ('PNG', 'PPM') else None
-    return 65535 if any(';16' in str(tile[3]) for tile in getattr(file, 'tile', ())) else 255
-
-def _narrowed(file, note):
-    "An open picture turned upright, and in 8 bits a channel."
-    if not all(file.size): raise _NotRead('it has no pixels')
-    white, inverted = _white(file), _tags(file).get(262) == 0                  # in some TIFFs 0 is white
-    picture = _upright(file, note)
-    if picture.mode[0] not in 'IF':
-        if white > 255: _check_upper(picture)
-        return picture
-    values = _eight_bits(np.asarray(picture), note, white)
-    narrow = Image.fromarray(255 - values if inverted else values)
-    narrow.info = {k: v for k, v in picture.info.items() if k != 'transparency'}
-    if 'transparency' in picture.info:                                     # the value that stands for "nothing here"
-        narrow.putalpha(Image.fromarray(np.asarray(picture) != picture.info['transparency']).convert('L'))
-    return narrow
-
-def _upright(file, note):
-    "A decoded picture turned as its EXIF part says."
-    file.load()
-    try:
-        Image.Exif().load(file.info.get('exif', b''))                      # an open file passes over what is damaged
-        return ImageOps.exif_transpose(file)
-    except Exception:                                                      # of many types
-        note('has a damaged EXIF part: it was not turned')
-        picture = file.copy()
-        picture.info.pop('exif', None)
-        return picture
-
-def _check_upper(picture):
-    "Raise unless the upper 8 of 16 bits a channel are used."
-    brightest = max(high for _, high in picture.convert('RGB').getextrema())
-    if brightest < 64: raise _unclear(0, 257*brightest, 65535)
-
-# %% ../nbs/03_data.ipynb #03-063g
-_SRGB_CORNERS = .3127, .329, .64, .33, .3, .6, .15, .06                   # white, red, green, blue: x and y of each
-
-def _to_srgb(colours, info, note):
-    "A picture in L, RGB or CMYK as RGB in sRGB."
-    if 'icc_profile' not in info: return colours.convert('RGB')
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(info['icc_profile'] or b''))
-        if profile.profile.xcolor_space.strip() == 'RGB' and colours.mode == 'L': colours = colours.convert('RGB')
-        return ImageCms.profileToProfile(colours, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
-    except (OSError, ImportError, ImageCms.PyCMSError):
-        note('has a colour profile that is damaged or does not fit: it was left aside')
-        return colours.convert('RGB')
-
-def _note_unprofiled(picture, note):
-    "Say where a picture without a profile is known not to be in sRGB."
-    info = picture.info
-    gamma, corners = info.get('gamma', 1/2.2), info.get('chromaticity', _SRGB_CORNERS)
-    usual = 'srgb' in info or (abs(gamma - 1/2.2) < .02 and np.allclose(corners, _SRGB_CORNERS, atol=.01))
-    if picture.mode == 'CMYK': note('has inks (CMYK) and no colour profile: its colours are a guess')
-    elif not usual: note(f'says that its colours are not sRGB (gamma {gamma:.3g}): they were taken for sRGB')
-    elif picture.getexif().get_ifd(0xA005).get(1) == 'R03':
-        note('says that its colours are Adobe RGB, without a profile: they were taken for sRGB')
-
-# %% ../nbs/03_data.ipynb #03-063j
-def _on_white(picture, note):
-    "A picture of 8 bits a channel as RGB in sRGB, on white where it is transparent."
-    if picture.mode in ('RGBa', 'La'): picture = picture.convert(picture.mode.upper())
-    if 'icc_profile' not in picture.info: _note_unprofiled(picture, note)
-    if not picture.has_transparency_data: return _to_srgb(_plain(picture), picture.info, note)
-    clear = picture.convert('RGBA')
-    colours = _to_srgb(_plain(picture if picture.mode == 'LA' else clear), picture.info, note)
-    return Image.composite(colours, Image.new('RGB', picture.size, 'white'), clear.getchannel('A'))
-
-def _plain(picture):
-    "A picture in the mode that its colour profile is for: L, RGB or CMYK."
-    if picture.mode == 'CMYK': return picture
-    return picture.convert('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
-
-# %% ../nbs/03_data.ipynb #03-063l
-_WEB_PAGE = rb'\s*(<!--[^>]*-->\s*)*<(!doctype html|html|head|body)'
-_POINTER = rb'version https://git-lfs'
-_OTHERS = {                                                                     # first bytes -> what it is
-    rb'.{4}ftyp(hei|hev|mif1|msf1)': 'HEIC',
-    rb'.{4}ftypcrx |FUJIFILMCCD-RAW|II\*\0.{4}CR|IIR[OS]\x08|IIU\0|MMOR': "a camera's raw file",
-    rb'.{4}ftyp(?!avi[fs])': 'a video',
-    rb'%PDF': 'PDF', rb'8BPS': 'PSD (Photoshop)', rb'gimp xcf': 'XCF (GIMP)', rb'%!PS|\xc5\xd0\xd3\xc6': 'EPS',
-    rb'\xff\x0a|\0\0\0\x0cJXL ': 'JPEG XL', rb'\0\0\0\x0cjP  |\xffO\xffQ': 'JPEG 2000',
-    rb'\0\0\x01\0': 'ICO', rb'v/1\x01': 'OpenEXR', rb'#\?RADIANCE': 'Radiance HDR', rb'.{128}DICM': 'DICOM',
-    rb'SIMPLE  =': 'FITS', rb'\x93NUMPY': 'a NumPy array', rb'PK\x03\x04': 'a ZIP archive',
-    rb'\x1f\x8b': 'a gzip archive',
-    rb'.{0,900}<svg': 'SVG'}
-_OURS = {
-    rb'\x89PNG': 'PNG', rb'\xff\xd8\xff': 'JPEG', rb'RIFF.{4}WEBP': 'WEBP', rb'GIF8': 'GIF', rb'BM.{4}\0{4}': 'BMP',
-    rb'(II|MM)(\*\0|\0\*|\+\0|\0\+)': 'TIFF', rb'P[1-6f]\s': 'PPM', rb'.{4}ftypavi': 'AVIF'}
-
-def _kind(head, kinds): return next((kind for first, kind in kinds.items() if re.match(first, head, re.S)), None)
-
-def _reason(head, e):
-    "Why a file that begins with `head` is not read. `e` is what Pillow raised."
-    if not head: return 'it is empty'
-    if not any(head): return 'it begins with nothing but zeros: copy or fetch it again'
-    if re.match(_POINTER, head): return 'it is a pointer of Git LFS: fetch the picture itself by git lfs pull'
-    if re.match(_WEB_PAGE, head, re.I): return 'it is a web page: fetch the picture itself'
-    if kind := _kind(head, _OTHERS): return f'it is {kind}, which is not read here: save it as JPEG or PNG'
-    if kind := _kind(head, _OURS): return f'it is {kind}, but {_damage(e)}: fetch it again, or save it as JPEG or PNG'
-    return f'give one of {", ".join(FORMATS)}'
-
-def _damage(e):
-    if 'truncated' in str(e).lower(): return 'cut off (truncated)'
-    said = '' if isinstance(e, UnidentifiedImageError) else f' ({" ".join(str(e).split())})'
-    return f'damaged, cut off, or of a rare kind{said}'
-
-# %% ../nbs/03_data.ipynb #03-063o
-def _named(path):
-    "What can be opened, and what to call it. Raises a sentence for what can be no picture."
-    if isinstance(path, str) and re.match(r'\w+://', path):
-        raise ValueError(f'{path} is an address: fetch it first, and give the file')
-    if isinstance(path, (str, os.PathLike)): return _checked(home(os.fsdecode(path))), str(path)
-    if isinstance(path, (bytes, bytearray, memoryview)): return io.BytesIO(path), 'the picture'
-    if isinstance(path, (Image.Image, np.ndarray)): return path, 'the picture'
-    if hasattr(path, 'read'): return path, str(getattr(path, 'name', 'the picture'))
-    raise ValueError(f'a picture is a path, bytes, an open file, a PIL image or an array (H,W,3), not {told(path)}')
-
-def _checked(path):
-    "A path that can be opened. Raises a sentence for a broken link, and for what one would wait for without end."
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f'{path} is a link to a file that is not there')
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f'{path} is a device or a pipe: give a file')
-    return path
-
-def _from_array(values, note):
-    "An array of pixels as a picture."
-    if values.ndim == 3 and values.shape[2] == 1: values = values[...,0]
-    shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
-    if not (shaped and values.size and values.dtype.kind in 'biuf'):
-        first = values.ndim == 3 and len(values) in (1, 3, 4)
-        advice = ': give picture.transpose(1, 2, 0)' if first else ''
-        raise _NotRead(f'an array must be (H,W), (H,W,3) or (H,W,4), of numbers, not {told(values)}{advice}')
-    if values.dtype == bool: values = np.uint8(255*values)
-    if values.dtype != np.uint8: values = _eight_bits(values, note, 65535 if values.dtype == np.uint16 else None)
-    return Image.fromarray(np.ascontiguousarray(values))
-
-# %% ../nbs/03_data.ipynb #03-063p
-_PREVIEW = "it begins with a small preview, as a camera's raw file does: save it as JPEG or PNG"
-
-def _open(file, note):
-    "The first picture of a file, or one in memory, in 8 bits a channel. One too large for Pillow is an error."
-    if isinstance(file, np.ndarray): return _from_array(file, note)
-    if isinstance(file, Image.Image): return _narrowed(file, note)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)
-        with Image.open(file, formats=FORMATS) as opened:
-            if _tags(opened).get(254, 0) & 1: raise _NotRead(_PREVIEW)
-            frames, picture = getattr(opened, 'n_frames', 1), _narrowed(opened, note)
-    if frames > 1: note(f'holds {frames} pictures: only the first is looked at')
-    return picture
-
-def _decode(file, name, note):
-    "The picture in `file` as RGB. Raises one sentence that says `name`."
-    try: return _on_white(_open(file, note), note)
-    except _NotRead as e: raise ValueError(f'{name} cannot be read as a picture: {e}') from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f'there is no file {name}') from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
-        most = f'{Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels'
-        raise ValueError(f'{name} is too large: give a picture of at most {most}') from e
-    except Exception as e:
-        if getattr(e, 'errno', None): raise
-        raise ValueError(f'{name} cannot be read as a picture: {_why(file, e)}') from e
-
-def _why(file, e):
-    "The reason why a file could not be decoded, as far as its first bytes tell."
-    try: head = _head(file)
-    except Exception: return _damage(e)
-    return _reason(head, e) if isinstance(head, bytes) else "open it in binary mode, 'rb'"
-
-def _head(file):
-    "The first bytes of a file: a path, or open."
-    if isinstance(file, Path):
-        with open(file, 'rb') as f: return f.read(1024)
-    file.seek(0)
-    return file.read(1024)
-
-# %% ../nbs/03_data.ipynb #03-063q
-_MOST_LOST = .34                                                                # a photograph of 3:2 loses a third
-
-def _note_unseen(size, side, note):
-    "Say what of a picture is not seen, or is hardly there."
-    shape, lost = '×'.join(map(str, size)), 1 - min(size)/max(size)
-    if min(size) < side: note(f'has only {shape} pixels: its middle was enlarged to {side}×{side}')
-    if lost > _MOST_LOST: note(f'is {shape}: {lost:.0%} of it lies outside the middle square, unseen; crop it first')
-
-def read_picture(
-    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # a file in one of `FORMATS`, of at most 89 million pixels
-    side:int=SIDE,
-) -> np.ndarray: # (side,side,3) uint8
-    """The middle square of a picture, upright, shrunk, in sRGB, and on white where it is transparent.
-
-    Or the pixels: a PIL image, or an array in RGB order (H,W), (H,W,3) or (H,W,4): uint8, or floats from 0 to 1.
-    Warns if it is animated, tiny or long, or if its colours or its white are a guess. Raises ValueError or OSError
-    with the reason if it is none, is damaged or too large, or if it is not sure what its values mean."""
-    file, name = _named(path)
-    notes = []
-    picture = _decode(file, name, notes.append)
-    _note_unseen(picture.size, side, notes.append)
-    for note in notes: warnings.warn(f'{name} {note}', stacklevel=2)
-    return np.array(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
-
 # %% ../nbs/03_data.ipynb #03-066b
 def picture_folder(
     path:str|Path,   # holds train/CLASS/* and test/CLASS/*: pictures of any size, see `read_picture`
@@ -921,6 +688,7 @@ def picture_folder(
     _note_twins(train, test, top)
     return train, test
 
+# %% ../nbs/03_data.ipynb #03-066b1
 def _by_name(dataset, data_dir):
     "The folder of pictures called folder:PATH; with a `data_dir` the pictures are there, and PATH may be a mere name."
     told = dataset.removeprefix('folder:')
@@ -962,6 +730,7 @@ def _seen(folder):
     junk = 'Thumbs.db', 'desktop.ini', '__MACOSX'
     return sorted((p for p in folder.iterdir() if p.name[0] != '.' and p.name not in junk), key=lambda p: p.name)
 
+# %% ../nbs/03_data.ipynb #03-066b2
 def _classes_in(folder):
     "The names of the classes. Raises ValueError for what is none."
     if loose := [p.name for p in _seen(folder) if not p.is_dir()]:
@@ -996,6 +765,7 @@ def _in_class(folder):
         raise ValueError(f'{inner} is a folder in a class: put its pictures into {folder}')
     return paths
 
+# %% ../nbs/03_data.ipynb #03-066b3
 def _without_a_tenth(train, top):
     "Train, and the tenth of each class that is taken from it to test on."
     n = np.bincount(train.labels)

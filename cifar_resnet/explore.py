@@ -30,12 +30,13 @@ from torch import Tensor, nn
 
 from .augment import ANGLE, FLIPS, HOLE, PADDING, augment, augmentation_steps, denormalise, draws, normalise
 from .core import as_labels, as_pictures, rng, sentence, told
-from .data import (Images, cifar10, find_folder, held_out, load_data, notes_of, read_picture, shapes10,
+from .data import (Images, cifar10, find_folder, held_out, load_data, notes_of, shapes10,
                                test_notes)
 from .evaluate import confidence, confusion_counts, fit_temperature, predict
 from .gradcam import METHODS, NOT_ADDITIVE, gradcam, map_layers, overlay
 from .job import stored_logits
 from .model import WEIGHTS, load_weights, weights_metadata
+from .pictures import read_picture
 from .plots import BLUE, GREEN, GREY, ORANGE
 from .runs import Run
 from .train import OWN, load_run, train_and_test

@@ -26,12 +26,13 @@ from tqdm import tqdm
 from . import plots
 from .augment import normalise
 from .core import as_labels, home, pick_device, told
-from .data import DATASETS, Images, held_out, load_data, notes_of, read_picture
+from .data import DATASETS, Images, held_out, load_data, notes_of
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
 from .fetch import file_hash
 from .gradcam import contrast, gradcam, overlay
 from .model import load_weights, summary, weights_file, weights_metadata
+from .pictures import read_picture
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, TEST_RESULTS, Run, check_files, now, only_one, peak_memory, provenance,
                                read_history, read_json, sealed, write_atomic, write_history, write_json)

@@ -24,6 +24,7 @@ CHECKS = {
     '00_core': ['00_core.ipynb', 'test_core.py', 'test_strangers_models.py -k picture', 'test_strangers_figures.py', 'test_evaluate.py', '10_gradcam.ipynb'],
     '01_plots': ['01_plots.ipynb', 'test_plots.py', 'test_strangers_figures.py', 'test_figures.py'],
     '02_fetch': ['02_fetch.ipynb', 'test_fetch.py', 'test_hostile.py -k "test_archives or batches"'],
+    '02a_pictures': ['02a_pictures.ipynb', 'test_strangers_pictures.py', 'test_hostile.py -k pictures'],
     '03_data': ['03_data.ipynb', 'test_data.py', 'test_hostile.py -k "batch or pictures or arrays or notes"', 'test_strangers_data.py', '04_augment.ipynb'],
     '04_augment': ['04_augment.ipynb', 'test_augment.py', 'test_train.py', 'test_resume.py -k "albumentations or need"'],
     '05_model': ['05_model.ipynb', 'test_model.py', 'test_shared.py -k row_norm', '10_gradcam.ipynb', 'test_train.py'],
@@ -86,6 +87,9 @@ MUTANTS = {
         ('the second member of a name wins', 'if name in members: raise', 'if False: raise'),
         ("a member's MD5 is not compared", 'hashlib.md5(data).hexdigest() != md5', 'len(data) != size'),
     ],
+    '02a_pictures': [
+        ('a photo stays as the camera was held', 'ImageOps.exif_transpose(file)', 'file.copy()'),
+    ],
     '03_data': [
         ('any folder is fetched into', 'if not found: return\n    if loose', 'return\n    if loose'),
         ('pictures of another version need not be the official ones', 'if set(known) != set(FINGERPRINTS.values()):', 'if False:'),
@@ -108,7 +112,6 @@ MUTANTS = {
         ('notes: a label may be doubted twice', 'if len(set(doubtful)) < len(doubtful): raise', 'if False: raise'),
         ('notes are needed', 'if path is None: return {}', ''),
         ('notes: a pipe is waited for', "if not path.is_file(): raise ValueError('not a file')", ''),
-        ('a photo stays as the camera was held', 'ImageOps.exif_transpose(file)', 'file.copy()'),
         ('what is trained on is called held out', 'split(train.labels, limit=limit)[1]', 'split(train.labels, limit=limit)[0]'),
         ('a data set that there is not is looked up', "not dataset.startswith('folder:') and dataset not in DATASETS:", 'False:'),
     ],

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
 from cifar_resnet.cli import explain_main, main
-from cifar_resnet.data import read_picture
+from cifar_resnet.pictures import read_picture
 from cifar_resnet.job import explain
 from cifar_resnet.model import resnet18
 from cifar_resnet.recipe import Recipe
