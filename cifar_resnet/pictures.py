@@ -7,6 +7,7 @@ __all__ = ['FORMATS', 'SIDE', 'read_picture']
 
 # %% ../nbs/02a_pictures.ipynb #02a-003
 import io, os, re, warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,17 @@ def _narrowed(file, note):
         narrow.putalpha(Image.fromarray(np.asarray(picture) != picture.info['transparency']).convert('L'))
     return narrow
 
+_MOST_EXIF = 65_536                                                         # bytes: what a JPEG can hold
+
 def _upright(file, note):
     "A decoded picture turned as its EXIF part says."
     file.load()
+    exif = file.info.get('exif', b'')
     try:
-        Image.Exif().load(file.info.get('exif', b''))                      # an open file passes over what is damaged
+        if len(exif) > _MOST_EXIF: raise ValueError('more tags than anybody writes')
+        Image.Exif().load(exif)                                            # an open file passes over what is damaged
         return ImageOps.exif_transpose(file)
+    except MemoryError: raise
     except Exception:                                                      # of many types
         note('has a damaged EXIF part: it was not turned')
         picture = file.copy()
@@ -184,21 +190,33 @@ def _from_array(values, note):
 # %% ../nbs/02a_pictures.ipynb #02a-063p
 _PREVIEW = "it begins with a small preview, as a camera's raw file does: save it as JPEG or PNG"
 
+_LONGEST = 65_535                                                           # pixels a side: what a JPEG can hold
+
 def _open(file, note):
-    "The first picture of a file, or one in memory, in 8 bits a channel. One too large for Pillow is an error."
+    "The first picture of a file, or one in memory, in 8 bits a channel. What costs too much is not decoded."
     if isinstance(file, np.ndarray): return _from_array(file, note)
     if isinstance(file, Image.Image): return _narrowed(file, note)
-    with warnings.catch_warnings():
+    with Image.open(file, formats=FORMATS) as opened:
+        if _tags(opened).get(254, 0) & 1: raise _NotRead(_PREVIEW)
+        if max(opened.size) > _LONGEST:
+            raise _NotRead(f'a side of {max(opened.size):,} pixels is too long, at most {_LONGEST:,}: crop it first')
+        if getattr(opened, 'is_animated', False): note('holds several pictures: only the first is looked at')
+        return _narrowed(opened, note)
+
+@contextmanager
+def _one_note(note):
+    "Inside the block what Pillow warns of, often once for every tag of a file, is one note, and a costly size an error."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
         warnings.simplefilter('error', Image.DecompressionBombWarning)
-        with Image.open(file, formats=FORMATS) as opened:
-            if _tags(opened).get(254, 0) & 1: raise _NotRead(_PREVIEW)
-            frames, picture = getattr(opened, 'n_frames', 1), _narrowed(opened, note)
-    if frames > 1: note(f'holds {frames} pictures: only the first is looked at')
-    return picture
+        yield
+    if said: note(f'is an odd file ({" ".join(str(said[0].message).split())}): look whether it is read rightly')
 
 def _decode(file, name, note):
     "The picture in `file` as RGB. Raises one sentence that says `name`."
-    try: return _on_white(_open(file, note), note)
+    try:
+        with _one_note(note): return _on_white(_open(file, note), note)
+    except MemoryError: raise
     except _NotRead as e: raise ValueError(f'{name} cannot be read as a picture: {e}') from None
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no file {name}') from None
@@ -232,7 +250,7 @@ def _note_unseen(size, side, note):
     if lost > _MOST_LOST: note(f'is {shape}: {lost:.0%} of it lies outside the middle square, unseen; crop it first')
 
 def read_picture(
-    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # a file in one of `FORMATS`, of at most 89 million pixels
+    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # a file in one of `FORMATS`; at most 89 million pixels, 65,535 a side
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
     """The middle square of a picture, upright, shrunk, in sRGB, and on white where it is transparent.

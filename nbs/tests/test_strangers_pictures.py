@@ -333,7 +333,7 @@ def test_what_is_not_seen(size, said):
 def test_only_the_first_of_several():
     moving = file_of(flat('red'), 'GIF', save_all=True, append_images=[flat('blue')])
     found, warned = seen(moving)
-    assert tuple(found[0,0]) == (255, 0, 0) and 'holds 2 pictures: only the first is looked at' in warned
+    assert tuple(found[0,0]) == (255, 0, 0) and 'holds several pictures: only the first is looked at' in warned
 
 
 # the command
