@@ -18,8 +18,8 @@ CFG = config['DEFAULT']
 COLAB = f"https://colab.research.google.com/github/{CFG['user']}/{CFG['repo']}/blob/{CFG['branch']}/nbs"
 BADGE = '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
 BADGES = f"""<!-- badges -->
+{BADGE}({COLAB}/14_explore.ipynb)
 [![test]({CFG['git_url']}/actions/workflows/test.yml/badge.svg)]({CFG['git_url']}/actions/workflows/test.yml)
-{BADGE}({COLAB}/19_cifar10_40_epochs.ipynb)
 [![Python {CFG['min_python']}+](https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2)]({CFG['git_url']}/blob/{CFG['branch']}/settings.ini)
 [![Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-009E73)]({CFG['git_url']}/blob/{CFG['branch']}/LICENSE)
 [documentation]({CFG['doc_host']}{CFG['doc_baseurl']})"""
@@ -64,13 +64,14 @@ def readme():
     "README.md from index.ipynb: {path: bytes}, with the pictures that its cells drew."
     nb = nbformat.reads(linked(ROOT/'nbs'/'index.ipynb'), 4)
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
+    alts = [m[1] for c in nb.cells if (m := re.search(r'(?m)^#\| fig-alt: (.*)$', c.source))]
     for cell in nb.cells:
         if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = 'NOT SHOWN'
     body, resources = MarkdownExporter().from_notebook_node(nb)
     files = {}
     for i, (name, data) in enumerate(resources['outputs'].items()):
         files[ROOT/'nbs'/'images'/f'index_{i}.png'] = data
-        body = body.replace(f'({name})', f'(nbs/images/index_{i}.png)')
+        body = body.replace(f'![png]({name})', f'![{alts[i]}](nbs/images/index_{i}.png)')
     body = re.sub(r'```\w*\nNOT SHOWN\n```\n*', '', body)
     body = re.sub(r'\]\((?!https?:|nbs/|#)', '](nbs/', body)
     return {ROOT/'README.md': (re.sub(r'\n{3,}', '\n\n', body).strip() + '\n').encode(), **files}

@@ -358,17 +358,19 @@ def _reliability(ax, strip, name, ece, bins, colour):
 def table(
     rows:list[dict], # each with the same keys, which become the header; texts may hold Markdown, but no HTML
 ) -> Markdown:
-    "Rows as a Markdown table, as notebooks and GitHub show it; floats with four significant digits."
+    """Rows as a Markdown table, as notebooks and GitHub show it.
+    Floats have four significant digits; where the header says accuracy or share they are per cent."""
     rows = _rows(rows)
     if not rows: raise ValueError('a table needs at least one row')
     if other := next((row for row in rows if list(row) != list(rows[0])), None):
         raise ValueError(f'rows of a table have the same keys, not {[*rows[0]]} and {[*other]}')
-    cells = lambda values: [_cell(v) for v in values]
-    lines = [cells(rows[0]), ['---']*len(rows[0]), *(cells(row.values()) for row in rows)]
+    head = [_cell(name) for name in rows[0]]
+    lines = [head, ['---']*len(head), *([_cell(v, str(name)) for name, v in row.items()] for row in rows)]
     return Markdown('\n'.join(f'| {" | ".join(line)} |' for line in lines))
 
-def _cell(value):
+def _cell(value, header=''):
     "A value in a table. What Markdown would take for a column, HTML or a formula is escaped, but not in `code`."
+    if isinstance(value, float) and header.endswith(('accuracy', 'share')): return _said(value, '.2%')
     if isinstance(value, float): return f'{value:.4g}'
     if type(value) is int: return f'{value:,}'
     parts = re.split('(`[^`]*`)', ' '.join(str(value).split()).replace('|', r'\|'))
