@@ -327,10 +327,11 @@ def check_fields(
     record:dict,     # what a file holds
     kinds:dict,      # name -> type, or types, of each field that it must have
     may_be_null=(),  # names
+    sense=SENSE,     # name -> what its value must be, where the kind does not say all
 ):
     "Raise ValueError, naming the field, unless a record has these fields, each of its kind, with a value that can be."
     if not isinstance(record, dict): raise ValueError('it holds no fields')
-    for name, kind in kinds.items(): _check_field(record, name, kind, name in may_be_null)
+    for name, kind in kinds.items(): _check_field(record, name, kind, name in may_be_null, sense.get(name))
 
 def check_about(
     about:dict, # what run.json holds, as it was written
@@ -348,13 +349,13 @@ def check_about(
     if about['finished'] and about['seal'] != seal(about):
         raise ValueError('it was changed after the run had sealed it')
 
-def _check_field(record, name, kind, optional):
+def _check_field(record, name, kind, optional, makes_sense):
     "Raise ValueError unless a field is there, and of its kind, or null where it is `optional`."
     if name not in record: raise ValueError(f'it has no field {name!r}')
     value = record[name]
     if value is None and optional: return
     right_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))     # True is an int, too
-    if not (right_kind and _of_a_size(value) and SENSE.get(name, lambda v: True)(value)):
+    if not (right_kind and _of_a_size(value) and (makes_sense is None or makes_sense(value))):
         raise ValueError(f'its {name} cannot be {reprlib.repr(value)}')
 
 def _of_a_size(value): return not isinstance(value, NUMBER) or abs(value) <= 2**63
@@ -420,3 +421,13 @@ class Run:
     history:list          # a dict for each epoch, with the columns of `HISTORY`
     metrics:dict          # what run.json holds
     model:torch.nn.Module # with the weights that were tested, in eval mode, on the CPU
+
+    def check(self):
+        "Raise ValueError if its parts are not of one run."
+        m, found = self.metrics, self.model.config['num_classes']
+        if m['epoch'] > len(self.history):
+            raise ValueError(f'{self.folder} has weights of epoch {m["epoch"]} in run.json, and a history.csv of '
+                             f'{len(self.history)} epochs: restore what was changed')
+        if len(m['classes']) != found or m['seed'] != self.recipe.seed:
+            raise ValueError(f'{self.folder}/run.json names {len(m["classes"])} classes and seed {m["seed"]}, its weights '
+                             f'and recipe {found} and {self.recipe.seed}: restore what was changed')
