@@ -8,7 +8,7 @@ __all__ = ['ROW', 'MORE', 'SWEPT', 'sweep', 'together', 'ranks', 'all_reduce', '
 # %% ../nbs/13_scale.ipynb #13-003
 import math, multiprocessing, os, re, shutil, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -168,9 +168,13 @@ def _one(key, fields, out, until, options, device, loaded):
         return None
     except (ValueError, FloatingPointError, RuntimeError) as e:                      # out of memory, too
         return dict(name=name, seed=seed, error=sentence(e)[:500])
-    shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+    _remove_checkpoints(folder)
     return dict(name=name, seed=seed, **{k: run.metrics.get(k) for k in SWEPT},
                 rate_falls_by=_fall([row['lr'] for row in run.history]), recipe=asdict(run.recipe))
+
+def _remove_checkpoints(folder):
+    "A finished run needs none; where another process is at work they stay."
+    with suppress(OSError, ValueError), only_one(folder/'checkpoints'): shutil.rmtree(folder/'checkpoints')
 
 def _fall(rates):
     "By what the learning rate fell from its highest to its last; None if to nothing."

@@ -26,10 +26,10 @@ DIED = 77
 
 
 class Writes:
-    "In this process the write number `last` is not done, or half done, and ends it, as if the power had failed."
+    "In this process the write number `last` is half done (a removal or a new folder: not at all), and ends it, as if the power had failed."
     def __init__(self, last):
         self.n, self.last = 0, last
-        for name in ('replace', 'mkdir', 'rmdir', 'unlink'): setattr(os, name, self.watched(getattr(os, name)))
+        for name in ('mkdir', 'rmdir', 'unlink'): setattr(os, name, self.watched(getattr(os, name)))
         self.usual, runs._write_to_disk = runs._write_to_disk, self.half
 
     def now(self):
@@ -221,6 +221,14 @@ def test_what_was_seen_before_the_lock_is_not_used_after_it(mine, other, tmp_pat
     assert seen and seen == {p: p.read_bytes() for p in seen}
     run(out)
     assert outcome(out)[0]['test_reads'] == 1
+
+
+@pytest.mark.trust('hard knocks', 'a folder that another process changed before it was locked')
+def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
+    def removed(*args): (tmp_path/'.lock').unlink()
+    monkeypatch.setattr(runs.fcntl, 'flock', removed)
+    with pytest.raises(ValueError, match='was removed just now'):
+        with runs.only_one(tmp_path): pass
 
 
 def stopped(out):
