@@ -6,10 +6,10 @@
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS',
            'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history',
            'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance', 'peak_memory',
-           'check_about', 'seal', 'sealed', 'check_files', 'up_to_date', 'Run']
+           'check_fields', 'check_about', 'seal', 'sealed', 'announced', 'check_files', 'up_to_date', 'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
-import csv, hashlib, io, json, os, platform, re, signal, subprocess, sys, threading, warnings
+import csv, hashlib, io, json, math, os, platform, re, reprlib, signal, subprocess, sys, threading, warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -60,7 +60,16 @@ def _sync_folder(folder):
 # %% ../nbs/07_runs.ipynb #07-011
 def write_json(path:str|Path, data): write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + '\n')
 
-def read_json(path:str|Path): return json.loads(Path(path).read_text(encoding='utf-8'))
+def read_json(path:str|Path):
+    "What a JSON file holds. Raises ValueError if it is none; NaN and numbers without end are none."
+    text = Path(path).read_text(encoding='utf-8')
+    try: return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as e: raise ValueError('it is nested too deeply') from e
+
+def _finite(word):
+    "The number that a word stands for. Raises ValueError for NaN, Infinity and what is as good as that, such as 1e999."
+    if not math.isfinite(number := float(word)): raise ValueError(f'{word[:20]} is no finite number')
+    return number
 
 HISTORY = dict(
     epoch=int, lr=float,
@@ -79,9 +88,17 @@ def read_history(path:str|Path) -> list[dict]:
     "The rows that `write_history` wrote. Raises ValueError if they are not."
     try:
         with open(path, newline='', encoding='utf-8') as f:
-            return [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
-    except (KeyError, TypeError, ValueError) as e:
+            rows = [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
+    except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
+    for n, row in enumerate(rows, 1):
+        if row['epoch'] != n or not all(map(_may_be, row.values(), row)):
+            raise ValueError(f'{path} is damaged: its row {n} cannot be that of epoch {n}')
+    return rows
+
+def _may_be(value, column):
+    "Whether a column of a history can have such a value: losses, rates and seconds have no upper end."
+    return 0 <= value <= (1 if column.endswith('accuracy') else sys.float_info.max)
 
 # %% ../nbs/07_runs.ipynb #07-015
 def save_checkpoint(
@@ -172,7 +189,13 @@ def only_one(folder:str|Path):
         except OSError:
             warnings.warn(f'{folder} cannot be locked (a mounted drive?): '
                           'see to it that no second process works there')
+        if not _is_still(f): raise ValueError(f'{folder} was removed just now by another process: start again')
         yield
+
+def _is_still(f):
+    "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
+    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
+    except FileNotFoundError: return False
 
 def _not_through_a_link(path, flags): return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
@@ -265,20 +288,50 @@ RESULTS = dict(                 # null until the run is finished
 TEST_RESULTS = dict(            # null until the test set is read
     test_accuracy=float, test_accuracy_ci95=list, test_loss=float,
     misclassified=int, test_accuracy_tta=float)
-LATER = dict(data=str, test_sha256=str) # fields that came without a new schema: earlier runs lack them
+LATER = dict(                   # fields that came without a new schema: earlier runs lack them
+    data=str, test_sha256=str,
+    changing=dict)              # only while a finished run is tested: see `check_files`
 UNKNOWN = (                     # may be null to the end
     'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
 
 # %% ../nbs/07_runs.ipynb #07-041
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
+def _share(v): return 0 <= v <= 1
+def _count(v): return v >= 0
+def _interval(v): return len(v) == 2 and all(isinstance(x, float) for x in v) and 0 <= v[0] <= v[1] <= 1
+def _sha256(v): return isinstance(v, str) and bool(re.fullmatch('[0-9a-f]{64}', v))
+def _hashes(v): return isinstance(v, list) and all(map(_sha256, v))
 
 SENSE = dict(
     classes=lambda v: len(v) > 1 and all(isinstance(c, str) for c in v),
     mean=_three,
     std=_three,
-    temperature=lambda v: v > 0,
+    seed=_count,
+    test_reads=lambda v: v in (0, 1),
+    parameters=lambda v: v > 0,
     precision=lambda v: v in PRECISIONS.values(),
-    files=lambda v: list(v) == list(SEALED_FILES))
+    resumed_at=lambda v: all(type(x) in NUMBER for x in v),
+    edits=lambda v: all(isinstance(x, dict) for x in v),
+    temperature=lambda v: v > 0,
+    epoch=lambda v: v > 0,
+    train_seconds=_count,
+    misclassified=_count,
+    **dict.fromkeys(('valid_loss', 'test_loss'), _count),
+    **dict.fromkeys(('valid_accuracy', 'test_accuracy', 'test_accuracy_tta'), _share),
+    **dict.fromkeys(('valid_accuracy_ci95', 'test_accuracy_ci95'), _interval),
+    seal=_sha256,
+    files=lambda v: list(v) == list(SEALED_FILES) and all(map(_sha256, v.values())),
+    changing=lambda v: set(v) <= set(SEALED_FILES) and all(map(_hashes, v.values())))
+
+def check_fields(
+    record:dict,     # what a file holds
+    kinds:dict,      # name -> type, or types, of each field that it must have
+    may_be_null=(),  # names
+    sense=SENSE,     # name -> what its value must be, where the kind does not say all
+):
+    "Raise ValueError, naming the field, unless a record has these fields, each of its kind, with a value that can be."
+    if not isinstance(record, dict): raise ValueError('it holds no fields')
+    for name, kind in kinds.items(): _check_field(record, name, kind, name in may_be_null, sense.get(name))
 
 def check_about(
     about:dict, # what run.json holds, as it was written
@@ -289,43 +342,57 @@ def check_about(
     if schema not in READABLE:
         raise ValueError(f'it was written by another version of this package (schema {schema}, not {SCHEMA})')
     renamed = RENAMED.get(schema, {})
-    for name, kind in {**FIELDS, **RESULTS, **TEST_RESULTS}.items():
-        _check_field(about, renamed.get(name, name), kind, optional=name in UNKNOWN or _not_yet(name, about))
-    for name in LATER:
-        if name in about: _check_field(about, name, LATER[name], optional=False)
+    then = lambda names: {renamed.get(name, name): kind for name, kind in names.items()}
+    check_fields(about, then(FIELDS), UNKNOWN)
+    check_fields(about, then({**RESULTS, **TEST_RESULTS}), [*UNKNOWN, *_not_yet(about)])
+    check_fields(about, {name: kind for name, kind in LATER.items() if name in about})
     if about['finished'] and about['seal'] != seal(about):
         raise ValueError('it was changed after the run had sealed it')
 
-def _check_field(about, name, kind, optional):
+def _check_field(record, name, kind, optional, makes_sense):
     "Raise ValueError unless a field is there, and of its kind, or null where it is `optional`."
-    if name not in about: raise ValueError(f'it has no field {name!r}')
-    value = about[name]
+    if name not in record: raise ValueError(f'it has no field {name!r}')
+    value = record[name]
     if value is None and optional: return
     right_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))     # True is an int, too
-    if not (right_kind and SENSE.get(name, lambda v: True)(value)):
-        raise ValueError(f'its {name} cannot be {value!r}')
+    if not (right_kind and _of_a_size(value) and (makes_sense is None or makes_sense(value))):
+        raise ValueError(f'its {name} cannot be {reprlib.repr(value)}')
 
-def _not_yet(name, about):
-    "Whether a field has no value yet: a result before the end, or before the test set was read."
-    return (name in RESULTS and not about['finished']) or (name in TEST_RESULTS and not about['test_reads'])
+def _of_a_size(value): return not isinstance(value, NUMBER) or abs(value) <= 2**63
+
+def _not_yet(about):
+    "The fields that have no value yet: results before the end, and those of a test set that was not read."
+    return [*(() if about['finished'] else RESULTS), *(() if about['test_reads'] else TEST_RESULTS)]
 
 # %% ../nbs/07_runs.ipynb #07-043
 def seal(about:dict) -> str:
     "The SHA-256 of all fields but the seal itself."
     fields = {k: v for k,v in about.items() if k != 'seal'}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 def sealed(about:dict, folder:str|Path) -> dict:
     "The fields of a finished run, with the hashes of its files and its seal."
     files = {name: file_hash(Path(folder)/name) for name in SEALED_FILES}
-    about = {**about, 'finished': True, 'files': files, 'ended': now()}
+    about = {k: v for k, v in about.items() if k != 'changing'}
+    about.update(finished=True, files=files, ended=now())
+    return {**about, 'seal': seal(about)}
+
+def announced(
+    about:dict,  # what run.json holds of a finished run
+    path:Path,   # a file of it that is about to be replaced ...
+    data:bytes,  # ... by this
+) -> dict:
+    "The same fields, sealed, with the hashes that the file may have until run.json is written again."
+    now, later = path.exists() and file_hash(path), hashlib.sha256(data).hexdigest()
+    about = {**about, 'changing': {path.name: [*([now] if now else []), later]}}
     return {**about, 'seal': seal(about)}
 
 def check_files(about:dict, folder:str|Path):
-    "Raise ValueError if a file of a sealed run is not the one that was sealed. (One that is gone is not looked at.)"
+    """Raise ValueError if a file of a sealed run is not the one that was sealed, or announced. (One that is gone is not
+    looked at.)"""
     for name, digest in about['files'].items():
-        path = Path(folder)/name
-        if path.exists() and file_hash(path) != digest:
+        path, right = Path(folder)/name, [digest, *about.get('changing', {}).get(name, ())]
+        if path.exists() and file_hash(path) not in right:
             raise ValueError(f'{path} is not the file that the run wrote: restore it, or choose another folder')
 
 # %% ../nbs/07_runs.ipynb #07-044b
@@ -354,3 +421,13 @@ class Run:
     history:list          # a dict for each epoch, with the columns of `HISTORY`
     metrics:dict          # what run.json holds
     model:torch.nn.Module # with the weights that were tested, in eval mode, on the CPU
+
+    def check(self):
+        "Raise ValueError if its parts are not of one run."
+        m, found = self.metrics, self.model.config['num_classes']
+        if m['epoch'] > len(self.history):
+            raise ValueError(f'{self.folder} has weights of epoch {m["epoch"]} in run.json, and a history.csv of '
+                             f'{len(self.history)} epochs: restore what was changed')
+        if len(m['classes']) != found or m['seed'] != self.recipe.seed:
+            raise ValueError(f'{self.folder}/run.json names {len(m["classes"])} classes and seed {m["seed"]}, its weights '
+                             f'and recipe {found} and {self.recipe.seed}: restore what was changed')

@@ -719,5 +719,7 @@ def load_run(
     if not metrics['finished']:
         raise ValueError(f'{folder} holds an unfinished run: finish it by cifar_resnet --out {folder} --resume')
     check_files(metrics, folder)
-    return Run(folder, Recipe(**metrics['recipe']), read_history(folder/'history.csv'), metrics,
-               load_weights(folder/'weights.safetensors'))
+    run = Run(folder, Recipe(**metrics['recipe']), read_history(folder/'history.csv'), metrics,
+              load_weights(folder/'weights.safetensors'))
+    run.check()
+    return run
