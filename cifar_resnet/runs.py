@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS',
-           'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history',
-           'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance', 'peak_memory',
-           'check_about', 'seal', 'sealed', 'check_files', 'up_to_date', 'Run']
+           'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'append_history',
+           'read_history', 'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance',
+           'went_on', 'changed_on_the_way', 'peak_memory', 'check_about', 'seal', 'sealed', 'check_files', 'up_to_date',
+           'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
 import csv, hashlib, io, json, os, platform, re, signal, subprocess, sys, threading, warnings
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash
+from .fetch import file_hash, open_file, read_file
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -60,7 +61,7 @@ def _sync_folder(folder):
 # %% ../nbs/07_runs.ipynb #07-011
 def write_json(path:str|Path, data): write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + '\n')
 
-def read_json(path:str|Path): return json.loads(Path(path).read_text(encoding='utf-8'))
+def read_json(path:str|Path): return json.loads(read_file(path).decode())
 
 HISTORY = dict(
     epoch=int, lr=float,
@@ -71,14 +72,23 @@ HISTORY = dict(
 def write_history(path:str|Path, rows:list[dict]):
     "Write the rows of a history as CSV, with all their digits."
     out = io.StringIO(newline='')
-    table = csv.DictWriter(out, list(HISTORY), lineterminator='\n')
+    table = _table(out)
     table.writeheader(); table.writerows(rows)
     write_atomic(path, out.getvalue())
+
+def append_history(path:str|Path, row:dict):
+    "Add the row of an epoch to what `write_history` wrote."
+    with open(path, 'a', newline='', opener=_not_through_a_link) as f: _table(f).writerow(row)
+
+def _not_through_a_link(path, flags):             # nor waiting at a pipe
+    return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0), 0o666)
+
+def _table(file): return csv.DictWriter(file, list(HISTORY), lineterminator='\n')
 
 def read_history(path:str|Path) -> list[dict]:
     "The rows that `write_history` wrote. Raises ValueError if they are not."
     try:
-        with open(path, newline='', encoding='utf-8') as f:
+        with io.TextIOWrapper(open_file(path), encoding='utf-8', newline='') as f:
             return [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
@@ -115,28 +125,38 @@ def _keep_only(folder, kept):
 def load_checkpoint(
     folder:str|Path,
     device='cpu', # where its tensors go
-) -> dict:
-    "The newest checkpoint that verifies; a warning if a newer one does not. Raises FileNotFoundError if there is none."
-    damaged = []
+    take=None,    # what makes something of a checkpoint; it raises ValueError for one that it cannot use
+) -> dict: # or what `take` made of it
+    """The newest checkpoint that verifies and is taken; a warning if a newer one is not. Raises FileNotFoundError if
+    none verifies, else what `take` said of the newest."""
+    passed, refused = [], None
     for path in reversed(_checkpoints(folder)):
-        try: state = torch.load(io.BytesIO(_verified(path)), map_location=device, weights_only=True)
-        except Exception as e: damaged.append(f'{path.name}: {(str(e) or repr(e)).splitlines()[0]}')
+        try:
+            state = torch.load(io.BytesIO(_verified(path)), map_location=device, weights_only=True)
+        except Exception as e:
+            passed.append(f'{path.name}: {(str(e) or repr(e)).splitlines()[0]}')
+            continue
+        try: found = take(state) if take else state
+        except ValueError as e:
+            passed.append(f'{path.name}: {e}')
+            refused = refused or e
         else:
-            if damaged: warnings.warn(_going_back(path, damaged))
-            return state
-    why = '; '.join(damaged) or 'there is none'
+            if passed: warnings.warn(_going_back(path, passed))
+            return found
+    if refused: raise refused
+    why = '; '.join(passed) or 'there is none'
     raise FileNotFoundError(f'no usable checkpoint in {folder} ({why}): remove that folder to start anew')
 
 def _verified(path):
     "The bytes of a checkpoint. Raises ValueError unless they have the SHA-256 that was written beside it."
-    data, noted = path.read_bytes(), path.with_suffix('.sha256')
+    data, noted = read_file(path), path.with_suffix('.sha256')
     if not noted.exists(): raise ValueError('no SHA-256 is noted beside it')
-    if hashlib.sha256(data).hexdigest() != noted.read_text():
+    if hashlib.sha256(data).hexdigest() != read_file(noted).decode():
         raise ValueError('its bytes do not have the SHA-256 noted beside it')
     return data
 
-def _going_back(path, damaged):
-    return f'going back to {path.name}, since a newer checkpoint cannot be used ({"; ".join(damaged)})'
+def _going_back(path, passed):
+    return f'going back to {path.name}, since a newer checkpoint cannot be used ({"; ".join(passed)})'
 
 # %% ../nbs/07_runs.ipynb #07-025
 @contextmanager
@@ -173,8 +193,6 @@ def only_one(folder:str|Path):
             warnings.warn(f'{folder} cannot be locked (a mounted drive?): '
                           'see to it that no second process works there')
         yield
-
-def _not_through_a_link(path, flags): return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 # %% ../nbs/07_runs.ipynb #07-033
 def now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
@@ -222,6 +240,34 @@ def _processor():
         return lines[0].split(':')[1].strip()
     except (OSError, IndexError): return platform.processor() or platform.machine()
 
+# %% ../nbs/07_runs.ipynb #07-034b
+def went_on(
+    about:dict,  # what run.json says so far
+    found:dict,  # where and how the run goes on: `provenance`, and more fields of run.json
+    epoch:float, # how far it is
+) -> dict: # what run.json says from now on
+    "Note that a run goes on: in `resumed_at`, and in `resumed` with what is other than before."
+    before, today = _last_known(about), _by_package(found)
+    changed = {k: [before[k], v] for k, v in today.items() if k in before and before[k] != v}
+    line = dict(at=now(), epoch=epoch, changed=changed)
+    return {**about, 'resumed_at': [*about['resumed_at'], epoch], 'resumed': [*about.get('resumed', []), line]}
+
+def _by_package(found):
+    "The fields, with the version of each package in one of its own."
+    return found | {f'versions.{package}': v for package, v in found['versions'].items()} | dict(versions=None)
+
+def _last_known(about):
+    "The fields as they were when the run last went on."
+    known = _by_package(about)
+    for line in about.get('resumed', []): known |= {k: pair[1] for k, pair in line['changed'].items()}
+    return known
+
+def changed_on_the_way(about:dict) -> str: # '' if nothing did
+    "What was other at the end of a run than when it began, in one line."
+    began, ended = _by_package(about), _last_known(about)
+    short = lambda v: str(v)[:40]
+    return '; '.join(f'{k} {short(began[k])} → {short(v)}' for k, v in ended.items() if began.get(k, v) != v)
+
 # %% ../nbs/07_runs.ipynb #07-036
 def peak_memory(device:torch.device) -> dict:
     "The most memory, in bytes, that this process has used so far, and PyTorch on the GPU; None where it is not known."
@@ -265,9 +311,10 @@ RESULTS = dict(                 # null until the run is finished
 TEST_RESULTS = dict(            # null until the test set is read
     test_accuracy=float, test_accuracy_ci95=list, test_loss=float,
     misclassified=int, test_accuracy_tta=float)
-LATER = dict(data=str, test_sha256=str) # fields that came without a new schema: earlier runs lack them
+LATER = dict(                   # fields that came without a new schema: earlier runs lack them
+    data=str, test_sha256=str, workers=int, resumed=list)
 UNKNOWN = (                     # may be null to the end
-    'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
+    'workers', 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
 
 # %% ../nbs/07_runs.ipynb #07-041
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
@@ -278,7 +325,14 @@ SENSE = dict(
     std=_three,
     temperature=lambda v: v > 0,
     precision=lambda v: v in PRECISIONS.values(),
-    files=lambda v: list(v) == list(SEALED_FILES))
+    files=lambda v: list(v) == list(SEALED_FILES),
+    resumed=lambda v: all(map(_is_line, v)))
+
+def _is_line(line):
+    "Whether this is what `went_on` writes of one resumption."
+    if not isinstance(line, dict) or line.keys() != {'at', 'epoch', 'changed'}: return False
+    changed = line['changed']
+    return isinstance(changed, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in changed.values())
 
 def check_about(
     about:dict, # what run.json holds, as it was written
@@ -292,7 +346,7 @@ def check_about(
     for name, kind in {**FIELDS, **RESULTS, **TEST_RESULTS}.items():
         _check_field(about, renamed.get(name, name), kind, optional=name in UNKNOWN or _not_yet(name, about))
     for name in LATER:
-        if name in about: _check_field(about, name, LATER[name], optional=False)
+        if name in about: _check_field(about, name, LATER[name], optional=name in UNKNOWN)
     if about['finished'] and about['seal'] != seal(about):
         raise ValueError('it was changed after the run had sealed it')
 

@@ -332,7 +332,7 @@ def test_another_recipe(field, value, tmp_path):
     other.step(); other.save()
     shutil.rmtree(out/'checkpoints'); shutil.copytree(tmp_path/'other'/'checkpoints', out/'checkpoints')
     assert finish(start(log, doomed.run, out, '--resume')) == 2
-    assert f'belong to another recipe than its run.json ({field} {value}, not' in last_line(log)
+    assert f'belongs to another recipe than its run.json ({field} {value}, not' in last_line(log)
 
 
 @pytest.mark.trust('faults', 'an older or newer schema')
