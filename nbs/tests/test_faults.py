@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 def outcome(out):
     "All that a run ends with, to the bit, but for times and places."
-    timed = {'train_seconds', 'peak_memory_bytes', 'started', 'ended', 'resumed_at', 'files', 'seal'}
+    timed = {'train_seconds', 'peak_memory_bytes', 'started', 'ended', 'resumed_at', 'resumed', 'files', 'seal'}
     about = {k: v for k, v in read_json(out/'run.json').items() if k not in timed}
     history = [line.rsplit(',', 1)[0] for line in (out/'history.csv').read_text().splitlines()]
     pictures = [(out/f'{name}.png').read_bytes() for name in ('misclassified', 'gradcam', 'confusion')]
