@@ -346,6 +346,7 @@ def job(
     how = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend,
                budget_s=budget_s, precision=precision)
     begun = about and any((folder/'checkpoints').glob('*.pt'))
+    if begun and precision == 'auto': how['precision'] = about['precision']     # only a checkpoint in that is its own
     training = None if trained or begun else trainer(full, train, weights=start, **how)   # before anything is written
     trainer.meet()                                                              # all have seen the folder as it was
     if not trainer.leads(): return trainer.follow(training, train, trained, recipe=full, **how)

@@ -119,7 +119,7 @@ def _keep_only(folder, kept):
     "Remove what else was saved, or left behind by an interrupted save."
     for p in list(folder.iterdir()):
         ours = re.fullmatch(r'\d{9,}\.(pt|sha256)(\.part)?', p.name)
-        if ours and (p.suffix == '.part' or p.with_suffix('.pt') not in kept): p.unlink()
+        if ours and not p.is_dir() and (p.suffix == '.part' or p.with_suffix('.pt') not in kept): p.unlink()
 
 # %% ../nbs/07_runs.ipynb #07-017
 def load_checkpoint(
