@@ -236,12 +236,14 @@ def test_nothing_grows_with_the_epochs(tmp_path, monkeypatch):
 @kind('history.csv is appended')
 @pytest.mark.parametrize('left', [
     b'2,0.001,0.3', b'2,0.001,0.3,0.2,0.3,0.2,1.5\n3,0.', b'\n\n', b'\xff\xfe', b'9,' + b'1.0,'*5 + b'1.0\n', None], ids=['half a row', 'a row too many, and half a one', 'empty lines', 'noise', 'a row of an epoch to come', 'no file'])
-def test_mended(left, begun, whole):
-    "After a crash, or from an earlier checkpoint, the file holds exactly the history."
+def test_mended(left, begun, whole, monkeypatch):
+    "After a crash, or from an earlier checkpoint, the file holds exactly the history, also while the run goes on."
+    seen, usual = [], module.append_history
+    monkeypatch.setattr(module, 'append_history', lambda path, row: (usual(path, row), seen.append([r['epoch'] for r in read_history(path)])))
     path = begun/'history.csv'
     if left is not None: write_history(path, [row(1)]); path.write_bytes(path.read_bytes() + left)
     found = run(begun, resume=True)
-    assert [r['epoch'] for r in read_history(path)] == [1, 2] == [r['epoch'] for r in found.history]
+    assert seen == [[1], [1, 2]] and [r['epoch'] for r in read_history(path)] == [1, 2] == [r['epoch'] for r in found.history]
     assert path.read_bytes().count(b'\n') == 3 and [r['train_loss'] for r in found.history] == [r['train_loss'] for r in whole.history]
 
 @kind('history.csv is appended')
