@@ -122,6 +122,7 @@ def _train(typed, folder, args):
 
 def _report(run):
     "A few lines about a finished run."
+    from cifar_resnet.runs import changed_on_the_way
     m = run.metrics
     tested = m['test_reads']
     name, part = ('test', 'test') if tested else ('held-out', 'valid')
@@ -131,6 +132,7 @@ def _report(run):
     if m['test_accuracy_tta'] is not None:
         print(f'mean over mirrored and shifted test images: {m["test_accuracy_tta"]:.2%}')
     if m['edits']: print(f'edited by hand ({len(m["edits"])}×): see run.json')
+    if changed := changed_on_the_way(m): print(f'it went on otherwise than it began: {changed}')
     print(f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for {m["train_seconds"]:,.0f} s\n'
           f'figures, weights and numbers: {run.folder}')
 
@@ -173,8 +175,10 @@ def _recipes(table, common):
     "The named recipes of a JSON file; for '-' the one that the flags name."
     if table == '-': return {common.get('recipe', 'strict'): {}}
     from cifar_resnet.core import home
+    from cifar_resnet.fetch import check_file, read_file
     path = home(table)
-    try: recipes = json.loads(path.read_text(encoding='utf-8'))
+    check_file(path)
+    try: recipes = json.loads(read_file(path).decode())
     except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no JSON ({e})') from e
     if not isinstance(recipes, dict):
         raise ValueError(f'{path} must hold named recipes: {{"name": {{"lr": 0.001}}, ...}}')

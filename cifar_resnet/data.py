@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .core import as_labels, home, rng, told
-from .fetch import fetch, file_hash, take_members
+from .fetch import check_file, fetch, file_hash, take_members
 from .pictures import FORMATS, SIDE, read_picture
 
 # %% ../nbs/03_data.ipynb #03-006
@@ -249,6 +249,7 @@ def _load_archive(archive, data_dir, mirrors, others=()):
 
 def _unpacked(packed, archive):
     "Unpack an archive where it is -> the folder, which appears only when it is whole."
+    check_file(packed)
     if not packed.is_file(): raise ValueError(f'{packed} is a folder, not the archive: give it another name')
     if (got := file_hash(packed)) != archive.sha256:
         raise ValueError(f'{packed} is not the official archive (its SHA-256 is {got[:12]}…, not '
@@ -332,6 +333,7 @@ def _read_parquet(top):
             raise ValueError(f'{folder} holds Parquet files: pip install pyarrow to have them read') from None
         files = [p for part in ('train', 'test') for p in sorted(folder.glob(f'{part}-*.parquet'))]
         try:
+            for p in files: check_file(p)
             tables = [read(p).to_pydict() for p in files]
             planes = [_planes(cell['bytes']) for t in tables for cell in t['img']]
             labels = [label for t in tables for label in t['label']]

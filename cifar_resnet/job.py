@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'SHOWN', 'PUBLISHED', 'REPORTED', 'LONG', 'run_folder', 'first_difference', 'check_same_recipe',
-           'check_no_stranger', 'disk_needed', 'about_run', 'open_run', 'TestSet', 'stored_logits', 'store_logits',
-           'write_weights', 'metrics_from_logits', 'check_logits', 'figures', 'draw_figures', 'publish', 'report',
-           'read_report', 'job', 'check_folder', 'time_to_go', 'release', 'explain']
+           'check_no_stranger', 'disk_needed', 'computed_by', 'about_run', 'open_run', 'TestSet', 'stored_logits',
+           'store_logits', 'write_weights', 'metrics_from_logits', 'check_logits', 'figures', 'draw_figures', 'publish',
+           'report', 'read_report', 'job', 'check_folder', 'time_to_go', 'release', 'explain']
 
 # %% ../nbs/12_job.ipynb #12-003
 import hashlib, io, json, math, operator, shutil, statistics, sys, tempfile, time, warnings
@@ -29,14 +29,14 @@ from .core import as_labels, home, pick_device, told
 from .data import DATASETS, Images, held_out, load_data, notes_of
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
-from .fetch import file_hash
+from .fetch import check_file, file_hash, read_file
 from .gradcam import contrast, gradcam, overlay
-from .model import load_weights, summary, weights_file, weights_metadata
+from .model import find_not_finite, load_weights, summary, weights_file, weights_metadata
 from .pictures import read_picture
 from .recipe import Recipe, recipe_from
-from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, Run, announced, check_fields, check_files,
-                               now, only_one, peak_memory, provenance, read_history, read_json, sealed, write_atomic,
-                               write_history, write_json)
+from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, Run, announced, append_history, check_fields,
+                               check_files, now, only_one, peak_memory, provenance, read_history, read_json, sealed,
+                               went_on, write_atomic, write_history, write_json)
 from .train import (OWN, Training, check_place, load_run, read_about, read_pretrained,
                                 train_and_test, with_weights)
 
@@ -102,6 +102,11 @@ def _begun_with(training, classes):
         data=t.data_name, data_sha256=t.data_sha256, split_sha256=_split_hash(t),
         classes=list(classes), mean=t.mean, std=t.std,
         parameters=sum(p.numel() for p in t.model.parameters()))
+def computed_by(training:Training) -> dict:
+    "Where and by what a training computes: what may change when it goes on."
+    t = training
+    return dict(augmentation='batched' if t.workers is None else 'albumentations', workers=t.workers,
+                backend=t.backend, processes=t.processes, **provenance(t.device))
 
 def about_run(
     training:Training,
@@ -115,9 +120,8 @@ def about_run(
         schema=SCHEMA, finished=False, test_reads=0, **_begun_with(t, classes), **later,
         head=t.head,                                    # of trained weights: kept or new; None: all were drawn
         disk_bytes=disk_needed(t),
-        augmentation='batched' if t.workers is None else 'albumentations',
-        precision=t.precision, backend=t.backend, processes=t.processes, **provenance(t.device),
-        started=now(), resumed_at=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
+        precision=t.precision, **computed_by(t),
+        started=now(), resumed_at=[], resumed=[], edits=[], **{k: None for k in (*RESULTS, *TEST_RESULTS)})
 
 def open_run(training:Training, classes:tuple, test_sha256:str=None):
     """Begin the folder of a new run: run.json without results, the split, the model's table.
@@ -172,6 +176,7 @@ def stored_logits(folder:Path) -> dict: # tensors by name: test, test_labels, he
     path = folder/'logits.safetensors'
     if not path.exists(): return {}
     try:
+        check_file(path)
         stored = load_file(path)
         for part in ('held_out', 'test', 'test_tta'):
             if part in stored and not _sound(stored[part], stored[f'{part.removesuffix("_tta")}_labels']):
@@ -185,6 +190,11 @@ def _sound(logits, labels):
     fit = logits.ndim == 2 and labels.shape == logits.shape[:1] and labels.dtype == torch.int64
     return fit and bool(logits.isfinite().all()) and 0 <= labels.min() and labels.max() < logits.shape[1]
 
+def _finite(logits, of):
+    "The logits by the weights of a run or a file. Raises FloatingPointError if they are not finite: that is no result."
+    if not find_not_finite(logits): return logits
+    raise FloatingPointError(f'the weights of {of} give logits that are not finite numbers: train with a smaller lr')
+
 def store_logits(
     folder:Path,
     part:str,          # 'test' or 'held_out'
@@ -196,8 +206,8 @@ def store_logits(
     "Add the logits of `images` by a run's final weights to its logits.safetensors."
     model = load_weights(folder/'weights.safetensors').to(device, memory_format=torch.channels_last)
     x = normalise(torch.from_numpy(images.images).to(device), about['mean'], about['std'])
-    new = {part: predict(model, x), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
-    if views: new[f'{part}_tta'] = predict_views(model, x)
+    new = {part: _finite(predict(model, x), folder), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
+    if views: new[f'{part}_tta'] = _finite(predict_views(model, x), folder)
     said = {**_said(folder), **_origin(folder, about), f'{part}_images': images.fingerprint()}
     held = save({**stored_logits(folder), **new}, {k: json.dumps(v) for k, v in said.items()})
     if about.get('finished'): write_json(folder/'run.json', announced(about, folder/'logits.safetensors', held))
@@ -331,9 +341,9 @@ def publish(run:Run, folder:str|Path):
     if load_run(run.folder).metrics != run.metrics:
         raise ValueError(f'{run.folder} has changed since this run was loaded: load it once more')
     read_report(run)
-    held = {name: (run.folder/name).read_bytes() for name in PUBLISHED}
+    held = {name: read_file(run.folder/name) for name in PUBLISHED}
     folder.mkdir(parents=True, exist_ok=True)
-    if all((folder/name).exists() and (folder/name).read_bytes() == held[name] for name in PUBLISHED): return
+    if all((folder/name).exists() and read_file(folder/name) == held[name] for name in PUBLISHED): return
     (folder/'run.json').unlink(missing_ok=True)
     for name in reversed(PUBLISHED): write_atomic(folder/name, held[name])            # run.json last
 
@@ -422,12 +432,13 @@ def job(
             return _shown(load_run(folder), valid, test, notes_of(train.name, data_dir, whole))
     how = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend,
                budget_s=budget_s, precision=precision)
+    if begun and precision == 'auto': how['precision'] = about['precision']     # only a checkpoint in that is its own
     training = None if trained or begun else trainer(full, train, weights=start, **how)   # before anything is written
     with _lock(folder) if trainer.leads() else nullcontext():
         trainer.meet()                                                          # the first one has the lock
         if _standing(folder, full, asked, resume) != (about, begun): raise ValueError(_overtaken(folder))
         trainer.meet()                                                          # all have seen the folder as it is
-        if not trainer.leads(): return trainer.follow(training, train, trained, **how)
+        if not trainer.leads(): return trainer.follow(training, train, trained, recipe=full, **how)
         with _writing(folder, 'when that is repaired, --resume goes on'):
             new = dict(test_sha256=whole.fingerprint())
             if trained: check_files(about, folder)                              # before they are sealed anew
@@ -520,15 +531,12 @@ def _writing(folder, advice):
 
 # %% ../nbs/12_job.ipynb #12-030
 def _resumed(trainer, recipe, train, about, folder, **how):
-    "The training of a run from its newest checkpoint. Raises ValueError if that belongs to another recipe."
-    t = trainer.resume(folder, train, **how)
-    if other := first_difference(asdict(t.planned), asdict(recipe)):
-        raise ValueError(f'the checkpoints in {folder} belong to another recipe than its run.json ({other}): '
-                         f'remove them to start anew')
+    "The training of a run from its newest checkpoint. Raises ValueError if all belong to another recipe."
+    t = trainer.resume(folder, train, recipe=recipe, **how)
     _check_begun(about, t, train.classes)
     if stored_logits(folder): _check_evaluated(t, train.classes)
-    resumed_at = about['resumed_at'] + [t.epoch + t.at/len(t.losses)]
-    write_json(folder/'run.json', {**about, 'precision': t.precision, 'resumed_at': resumed_at})
+    about = went_on(about, computed_by(t), t.epoch + t.at/len(t.losses))
+    write_json(folder/'run.json', {**about, 'precision': t.precision})
     _write_split(t)
     return t
 
@@ -566,7 +574,7 @@ def _train(training, classes, progress) -> dict: # what goes into run.json
     with _bar(t, progress) as bar:
         write_history(path, t.history)
         for row in t:
-            write_history(path, t.history)
+            append_history(path, row)
             bar.set_description(f'epoch {row["epoch"]}/{t.recipe.epochs}')
             bar.set_postfix_str(f'loss {row["train_loss"]:.3f}, held out {row["valid_loss"]:.3f}, '
                                 f'{row["valid_accuracy"]:.1%}, lr {row["lr"]:.2g}')
@@ -651,7 +659,7 @@ def release(
         (draft := Path(place)/path.name).write_bytes(weights_file(half, **about))
         model = load_weights(draft).to(device, memory_format=torch.channels_last)
     x = normalise(torch.from_numpy(test.images).to(device), about['mean'], about['std'])
-    right, n = _right(predict(model, x), torch.from_numpy(test.labels))
+    right, n = _right(_finite(predict(model, x), path), torch.from_numpy(test.labels))
     write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
     return dict(weights_metadata(path), sha256=file_hash(path), bytes=path.stat().st_size)
 

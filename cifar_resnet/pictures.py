@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .core import home, told
+from .fetch import check_file
 
 # %% ../nbs/02a_pictures.ipynb #02a-064
 FORMATS = 'PNG JPEG WEBP GIF BMP TIFF PPM AVIF'.split()
@@ -171,8 +172,7 @@ def _checked(path):
     "A path that can be opened. Raises a sentence for a broken link, and for what one would wait for without end."
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f'{path} is a link to a file that is not there')
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f'{path} is a device or a pipe: give a file')
+    check_file(path)
     return path
 
 def _from_array(values, note):

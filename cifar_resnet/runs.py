@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS',
-           'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'read_history',
-           'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance', 'peak_memory',
-           'check_fields', 'check_about', 'seal', 'sealed', 'announced', 'check_files', 'up_to_date', 'Run']
+           'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'append_history',
+           'read_history', 'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance',
+           'went_on', 'changed_on_the_way', 'peak_memory', 'check_fields', 'check_about', 'seal', 'sealed', 'announced',
+           'check_files', 'up_to_date', 'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
 import csv, hashlib, io, json, math, os, platform, re, reprlib, signal, subprocess, sys, threading, warnings
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash
+from .fetch import file_hash, open_file, read_file
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -62,7 +63,7 @@ def write_json(path:str|Path, data): write_atomic(path, json.dumps(data, indent=
 
 def read_json(path:str|Path):
     "What a JSON file holds. Raises ValueError if it is none; NaN and numbers without end are none."
-    text = Path(path).read_text(encoding='utf-8')
+    text = read_file(path).decode()
     try: return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError as e: raise ValueError('it is nested too deeply') from e
 
@@ -80,14 +81,23 @@ HISTORY = dict(
 def write_history(path:str|Path, rows:list[dict]):
     "Write the rows of a history as CSV, with all their digits."
     out = io.StringIO(newline='')
-    table = csv.DictWriter(out, list(HISTORY), lineterminator='\n')
+    table = _table(out)
     table.writeheader(); table.writerows(rows)
     write_atomic(path, out.getvalue())
+
+def append_history(path:str|Path, row:dict):
+    "Add the row of an epoch to what `write_history` wrote."
+    with open(path, 'a', newline='', opener=_not_through_a_link) as f: _table(f).writerow(row)
+
+def _not_through_a_link(path, flags):             # nor waiting at a pipe
+    return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0), 0o666)
+
+def _table(file): return csv.DictWriter(file, list(HISTORY), lineterminator='\n')
 
 def read_history(path:str|Path) -> list[dict]:
     "The rows that `write_history` wrote. Raises ValueError if they are not."
     try:
-        with open(path, newline='', encoding='utf-8') as f:
+        with io.TextIOWrapper(open_file(path), encoding='utf-8', newline='') as f:
             rows = [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
     except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
@@ -126,34 +136,44 @@ def _keep_only(folder, kept):
     "Remove what else was saved, or left behind by an interrupted save."
     for p in list(folder.iterdir()):
         ours = re.fullmatch(r'\d{9,}\.(pt|sha256)(\.part)?', p.name)
-        if ours and (p.suffix == '.part' or p.with_suffix('.pt') not in kept): p.unlink()
+        if ours and not p.is_dir() and (p.suffix == '.part' or p.with_suffix('.pt') not in kept): p.unlink()
 
 # %% ../nbs/07_runs.ipynb #07-017
 def load_checkpoint(
     folder:str|Path,
     device='cpu', # where its tensors go
-) -> dict:
-    "The newest checkpoint that verifies; a warning if a newer one does not. Raises FileNotFoundError if there is none."
-    damaged = []
+    take=None,    # what makes something of a checkpoint; it raises ValueError for one that it cannot use
+) -> dict: # or what `take` made of it
+    """The newest checkpoint that verifies and is taken; a warning if a newer one is not. Raises FileNotFoundError if
+    none verifies, else what `take` said of the newest."""
+    passed, refused = [], None
     for path in reversed(_checkpoints(folder)):
-        try: state = torch.load(io.BytesIO(_verified(path)), map_location=device, weights_only=True)
-        except Exception as e: damaged.append(f'{path.name}: {(str(e) or repr(e)).splitlines()[0]}')
+        try:
+            state = torch.load(io.BytesIO(_verified(path)), map_location=device, weights_only=True)
+        except Exception as e:
+            passed.append(f'{path.name}: {(str(e) or repr(e)).splitlines()[0]}')
+            continue
+        try: found = take(state) if take else state
+        except ValueError as e:
+            passed.append(f'{path.name}: {e}')
+            refused = refused or e
         else:
-            if damaged: warnings.warn(_going_back(path, damaged))
-            return state
-    why = '; '.join(damaged) or 'there is none'
+            if passed: warnings.warn(_going_back(path, passed))
+            return found
+    if refused: raise refused
+    why = '; '.join(passed) or 'there is none'
     raise FileNotFoundError(f'no usable checkpoint in {folder} ({why}): remove that folder to start anew')
 
 def _verified(path):
     "The bytes of a checkpoint. Raises ValueError unless they have the SHA-256 that was written beside it."
-    data, noted = path.read_bytes(), path.with_suffix('.sha256')
+    data, noted = read_file(path), path.with_suffix('.sha256')
     if not noted.exists(): raise ValueError('no SHA-256 is noted beside it')
-    if hashlib.sha256(data).hexdigest() != noted.read_text():
+    if hashlib.sha256(data).hexdigest() != read_file(noted).decode():
         raise ValueError('its bytes do not have the SHA-256 noted beside it')
     return data
 
-def _going_back(path, damaged):
-    return f'going back to {path.name}, since a newer checkpoint cannot be used ({"; ".join(damaged)})'
+def _going_back(path, passed):
+    return f'going back to {path.name}, since a newer checkpoint cannot be used ({"; ".join(passed)})'
 
 # %% ../nbs/07_runs.ipynb #07-025
 @contextmanager
@@ -196,8 +216,6 @@ def _is_still(f):
     "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
     try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
     except FileNotFoundError: return False
-
-def _not_through_a_link(path, flags): return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 # %% ../nbs/07_runs.ipynb #07-033
 def now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
@@ -245,6 +263,34 @@ def _processor():
         return lines[0].split(':')[1].strip()
     except (OSError, IndexError): return platform.processor() or platform.machine()
 
+# %% ../nbs/07_runs.ipynb #07-034b
+def went_on(
+    about:dict,  # what run.json says so far
+    found:dict,  # where and how the run goes on: `provenance`, and more fields of run.json
+    epoch:float, # how far it is
+) -> dict: # what run.json says from now on
+    "Note that a run goes on: in `resumed_at`, and in `resumed` with what is other than before."
+    before, today = _last_known(about), _by_package(found)
+    changed = {k: [before[k], v] for k, v in today.items() if k in before and before[k] != v}
+    line = dict(at=now(), epoch=epoch, changed=changed)
+    return {**about, 'resumed_at': [*about['resumed_at'], epoch], 'resumed': [*about.get('resumed', []), line]}
+
+def _by_package(found):
+    "The fields, with the version of each package in one of its own."
+    return found | {f'versions.{package}': v for package, v in found['versions'].items()} | dict(versions=None)
+
+def _last_known(about):
+    "The fields as they were when the run last went on."
+    known = _by_package(about)
+    for line in about.get('resumed', []): known |= {k: pair[1] for k, pair in line['changed'].items()}
+    return known
+
+def changed_on_the_way(about:dict) -> str: # '' if nothing did
+    "What was other at the end of a run than when it began, in one line."
+    began, ended = _by_package(about), _last_known(about)
+    short = lambda v: str(v)[:40]
+    return '; '.join(f'{k} {short(began[k])} → {short(v)}' for k, v in ended.items() if began.get(k, v) != v)
+
 # %% ../nbs/07_runs.ipynb #07-036
 def peak_memory(device:torch.device) -> dict:
     "The most memory, in bytes, that this process has used so far, and PyTorch on the GPU; None where it is not known."
@@ -289,10 +335,10 @@ TEST_RESULTS = dict(            # null until the test set is read
     test_accuracy=float, test_accuracy_ci95=list, test_loss=float,
     misclassified=int, test_accuracy_tta=float)
 LATER = dict(                   # fields that came without a new schema: earlier runs lack them
-    data=str, test_sha256=str,
+    data=str, test_sha256=str, workers=int, resumed=list,
     changing=dict)              # only while a finished run is tested: see `check_files`
 UNKNOWN = (                     # may be null to the end
-    'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
+    'workers', 'git_revision', 'git_clean', 'peak_memory_bytes', 'peak_gpu_memory_bytes', 'test_accuracy_tta')
 
 # %% ../nbs/07_runs.ipynb #07-041
 def _three(v): return len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
@@ -311,6 +357,7 @@ SENSE = dict(
     parameters=lambda v: v > 0,
     precision=lambda v: v in PRECISIONS.values(),
     resumed_at=lambda v: all(type(x) in NUMBER for x in v),
+    resumed=lambda v: all(map(_is_line, v)),
     edits=lambda v: all(isinstance(x, dict) for x in v),
     temperature=lambda v: v > 0,
     epoch=lambda v: v > 0,
@@ -322,6 +369,12 @@ SENSE = dict(
     seal=_sha256,
     files=lambda v: list(v) == list(SEALED_FILES) and all(map(_sha256, v.values())),
     changing=lambda v: set(v) <= set(SEALED_FILES) and all(map(_hashes, v.values())))
+
+def _is_line(line):
+    "Whether this is what `went_on` writes of one resumption."
+    if not isinstance(line, dict) or line.keys() != {'at', 'epoch', 'changed'}: return False
+    changed = line['changed']
+    return isinstance(changed, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in changed.values())
 
 def check_fields(
     record:dict,     # what a file holds
@@ -345,7 +398,7 @@ def check_about(
     then = lambda names: {renamed.get(name, name): kind for name, kind in names.items()}
     check_fields(about, then(FIELDS), UNKNOWN)
     check_fields(about, then({**RESULTS, **TEST_RESULTS}), [*UNKNOWN, *_not_yet(about)])
-    check_fields(about, {name: kind for name, kind in LATER.items() if name in about})
+    check_fields(about, {name: kind for name, kind in LATER.items() if name in about}, UNKNOWN)
     if about['finished'] and about['seal'] != seal(about):
         raise ValueError('it was changed after the run had sealed it')
 

@@ -37,7 +37,7 @@ def sweep(
 ) -> dict: # what sweep.json holds: table (a row a recipe), runs (a row a run), failed, and how many are left
     """Train recipes × seeds, one after the other.
     Raises ValueError for what cannot be a sweep, and for a name that was another recipe in this folder."""
-    out, until, recipes = home(out), time.time() + budget_s, _begun_from(options.get('weights'), recipes)
+    out, until, recipes = home(out), time.monotonic() + budget_s, _begun_from(options.get('weights'), recipes)
     devices = devices or [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
     plan = _plan(recipes, seeds, pick_device(devices[0]).type)
     out.mkdir(parents=True, exist_ok=True)
@@ -161,10 +161,10 @@ SWEPT = ('recipe_hash epoch valid_accuracy valid_loss test_reads test_accuracy t
 def _one(key, fields, out, until, options, device, loaded):
     "Train one run -> its row; None if time was up. Loaded data stay in the dict `loaded` for the next one."
     (name, seed), folder = key, out/f'{key[0]}-{key[1]}'
-    if (left := until - time.time()) <= 0: return None
+    if (left := until - time.monotonic()) <= 0: return None
     try: run = _run(fields, folder, left, options, device, loaded)
     except KeyboardInterrupt:
-        if time.time() < until: raise
+        if time.monotonic() < until: raise
         return None
     except (ValueError, FloatingPointError, RuntimeError) as e:                      # out of memory, too
         return dict(name=name, seed=seed, error=sentence(e)[:500])

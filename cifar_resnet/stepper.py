@@ -31,9 +31,9 @@ from .explore import (as_subject, augmentation_explorer, below, beside, button, 
                                   gradcam_explorer, label, message_html, mistake_explorer, of_width,
                                   picture_and_message, tile)
 from .data import load_data
-from .job import check_no_stranger, first_difference, open_run, stored_logits
+from .job import check_no_stranger, computed_by, first_difference, open_run, stored_logits
 from .plots import BLUE, GREEN, GREY, ORANGE
-from .runs import only_one, read_json, write_history, write_json
+from .runs import only_one, read_json, went_on, write_history, write_json
 from .recipe import Recipe, recipe_from
 from .train import EDITABLE, Training, check_place, read_about
 
@@ -334,8 +334,8 @@ def save(self:Stepper):
     self.newest = _newest(self.folder)
     write_history(self.folder/'history.csv', t.history)
     about = read_json(self.folder/'run.json')
-    resumed_at = about['resumed_at'] + self.resumed
-    write_json(self.folder/'run.json', {**about, 'edits': t.edits, 'resumed_at': resumed_at})
+    for epoch in self.resumed: about = went_on(about, computed_by(t), epoch)
+    write_json(self.folder/'run.json', {**about, 'edits': t.edits})
     self.resumed = []
 
 # %% ../nbs/15_stepper.ipynb #15-042

@@ -115,7 +115,7 @@ def test_all_checkpoints_damaged_or_of_another_recipe(finished, tmp_path, capsys
     about = json.loads((run/'run.json').read_text())
     (run/'run.json').write_text(json.dumps({**about, 'finished': False, 'recipe': {**about['recipe'], 'seed': 5}}))
     assert main(['--out', str(run), '--resume']) == 2
-    assert 'belong to another recipe than its run.json' in capsys.readouterr().err
+    assert 'belongs to another recipe than its run.json' in capsys.readouterr().err
     (run/'run.json').write_text(json.dumps({**about, 'finished': False}))
     for checkpoint in (run/'checkpoints').glob('*.pt'): checkpoint.write_bytes(b'damaged')
     assert main(['--out', str(run), '--resume']) == 2

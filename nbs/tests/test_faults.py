@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 def outcome(out):
     "All that a run ends with, to the bit, but for times and places."
-    timed = {'train_seconds', 'peak_memory_bytes', 'started', 'ended', 'resumed_at', 'files', 'seal'}
+    timed = {'train_seconds', 'peak_memory_bytes', 'started', 'ended', 'resumed_at', 'resumed', 'files', 'seal'}
     about = {k: v for k, v in read_json(out/'run.json').items() if k not in timed}
     history = [line.rsplit(',', 1)[0] for line in (out/'history.csv').read_text().splitlines()]
     pictures = [(out/f'{name}.png').read_bytes() for name in ('misclassified', 'gradcam', 'confusion')]
@@ -332,7 +332,7 @@ def test_another_recipe(field, value, tmp_path):
     other.step(); other.save()
     shutil.rmtree(out/'checkpoints'); shutil.copytree(tmp_path/'other'/'checkpoints', out/'checkpoints')
     assert finish(start(log, doomed.run, out, '--resume')) == 2
-    assert f'belong to another recipe than its run.json ({field} {value}, not' in last_line(log)
+    assert f'belongs to another recipe than its run.json ({field} {value}, not' in last_line(log)
 
 
 @pytest.mark.trust('faults', 'an older or newer schema')

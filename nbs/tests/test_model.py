@@ -86,7 +86,7 @@ def test_only_whole_filters_of_convolutions_are_centred():
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path/'weights.safetensors'
-    path.write_bytes(weights_file(resnet18(width=8, strides=(1,1,2,2)), classes=['cat', 'dog']))
+    path.write_bytes(weights_file(resnet18(width=8, strides=(1,1,2,2)), classes=[*'abcdefghij']))
     return path
 
 
