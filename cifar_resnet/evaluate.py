@@ -194,7 +194,7 @@ def spread(
     if n < 2: return dict(mean=mean, sd=None, ci95=None)
     sd = float(np.std(values, ddof=1))
     half = float(t.ppf(.975, n-1)*sd/math.sqrt(n))
-    ends = wilson(mean*images, images) if images else (mean, mean)
+    ends = wilson(round(mean*images), images) if images else (mean, mean)
     low, high = (math.hypot(half, mean - end) for end in ends)
     if images: low, high = min(low, mean), min(high, 1 - mean)               # no accuracy is below 0 or above 1
     return dict(mean=mean, sd=sd, ci95=[mean - low, mean + high])
