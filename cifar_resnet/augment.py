@@ -300,7 +300,7 @@ def _loader_process(worker):
         if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):                                     # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])         # in the threads to come, too
-        threading.Thread(target=_end_for_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_for_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 def _end_with_parent():
