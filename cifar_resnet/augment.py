@@ -8,7 +8,7 @@ __all__ = ['FLIPS', 'PADDING', 'HOLE', 'ANGLE', 'COLUMNS', 'plain_augmentation',
            'augment', 'batches', 'KeyedImages', 'albumentations_batches']
 
 # %% ../nbs/04_augment.ipynb #04-003
-import os, random, signal
+import multiprocessing, os, random, signal, threading
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')   # else albumentations asks the network for its newest version
 from functools import lru_cache
 
@@ -294,7 +294,22 @@ class KeyedImages(Dataset):
     def __getitem__(self, i): return self.compose(image=self.images[i], draw=self.table[i])['image'], self.labels[i]
     def __reduce__(self): return KeyedImages, (self.images, self.labels, self.table, self.mean)    # in a worker: anew
 
-def _ignore_ctrl_c(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)       # the main process decides when to stop
+def _loader_process(worker):
+    "A process that loads ends with the one that it works for, and not before: signals to both of them pass it by."
+    for name in ('SIGINT', 'SIGHUP'):
+        if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):                                     # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])         # in the threads to come, too
+        threading.Thread(target=_end_for_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+def _end_for_parent(parent):
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent: pass
+    os._exit(0)
 
 def albumentations_batches(images, labels, order, table, bs, mean, std, share=slice(None), workers=0):
     "The same batches as `batches`, by albumentations in a DataLoader with `workers` processes."
@@ -303,7 +318,7 @@ def albumentations_batches(images, labels, order, table, bs, mean, std, share=sl
     on_cpu = [t.cpu().numpy() for t in (images, labels, table)]
     chosen = [i[share].tolist() for i in order.split(bs)]
     dataset = KeyedImages(*on_cpu, mean)
-    loader = DataLoader(dataset, batch_sampler=chosen, num_workers=workers, worker_init_fn=_ignore_ctrl_c)
+    loader = DataLoader(dataset, batch_sampler=chosen, num_workers=workers, worker_init_fn=_loader_process)
     def stream():                                          # no process is started before the first batch is asked for
         for x, y in loader: yield normalise(x.to(images.device), mean_on, std_on), y.to(labels.device)
     return stream()

@@ -15,7 +15,7 @@ from functools import partial
 from types import SimpleNamespace
 
 # first of all, since it keeps albumentations from asking the network for its newest version
-from .augment import _ignore_ctrl_c, albumentations_batches, batches, draws, plain_augmentation
+from .augment import _loader_process, albumentations_batches, batches, draws, plain_augmentation
 
 import albumentations as A
 import numpy as np
@@ -79,7 +79,7 @@ def plain_loop(
     model.to(device)
     opt = Adam(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     loader = DataLoader(PlainImages(train), recipe.batch_size, shuffle=True, drop_last=True,
-                        num_workers=workers, worker_init_fn=_ignore_ctrl_c)
+                        num_workers=workers, worker_init_fn=_loader_process)
     def time_batches(n):
         stream = iter(loader)
         def step():

@@ -8,6 +8,7 @@ __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep
 # %% ../nbs/17_cli.ipynb #17-003
 import io, json, logging, math, os, re, socket, sys, tempfile, warnings, webbrowser
 from argparse import SUPPRESS, ArgumentParser
+from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -159,17 +160,23 @@ def _sweep(common, table, seeds, out, devices, **options):
     if 'seed' in common: raise ValueError('a sweep has --seeds, not --seed: give it numbers such as 0,1,2')
     if not re.fullmatch(r'\d+(,\d+)*', seeds):
         raise ValueError(f'seeds {seeds!r} make no sense: give whole numbers such as 0,1,2')
+    from cifar_resnet.core import home
     from cifar_resnet.scale import sweep
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
     named = {name: whole(told) for name, told in _recipes(table, common).items()}
-    found = sweep(named, list(map(int, seeds.split(','))), out, devices and devices.split(','), **options)
+    found = sweep(named, list(map(int, seeds.split(','))), out, devices and devices.split(','), say=_progress, **options)
     for row in found['table']: _report_recipe(row)
+    print(f'table: {home(out)/"sweep.json"}')
     if bad := found['failed']:
         first = f'{bad[0]["name"]}, seed {bad[0]["seed"]}'
         raise ValueError(f'{len(bad)} runs failed, the first ({first}) so: {bad[0]["error"]}')
     if not found['left']: return 0
     print(f'cifar_sweep: time is up, {found["left"]} runs are left; the same command goes on', file=sys.stderr)
     return 3
+
+def _progress(line):
+    "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"
+    with suppress(OSError): print(f'cifar_sweep: {line}', file=sys.stderr, flush=True)
 
 def _recipes(table, common):
     "The named recipes of a JSON file; for '-' the one that the flags name."
@@ -191,7 +198,7 @@ SWEPT_ACCURACIES = dict(
 )
 
 def _report_recipe(row):
-    "A line for each accuracy of a recipe: the mean of its runs, and how sure that is."
+    "A line for each accuracy of a recipe: the mean of its runs, and the interval for other seeds and other images."
     print(f'{row["name"]}: {row["runs"]} run{"s"*(row["runs"] > 1)}')
     for k, name in SWEPT_ACCURACIES.items():
         if not (s := row.get(k)): continue

@@ -10,9 +10,9 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'B
            'shapes10', 'Dataset', 'load_data', 'notes_of', 'picture_folder']
 
 # %% ../nbs/03_data.ipynb #03-003
-import hashlib, io, json, math, os, pickle, re, unicodedata, warnings
+import hashlib, io, json, math, os, pickle, re, shutil, tempfile, unicodedata, warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .core import as_labels, home, rng, told
-from .fetch import check_file, fetch, file_hash, take_members
+from .fetch import alone, check_file, fetch, file_hash, readable, take_members
 from .pictures import FORMATS, SIDE, read_picture
 
 # %% ../nbs/03_data.ipynb #03-006
@@ -242,39 +242,71 @@ def _load_archive(archive, data_dir, mirrors, others=()):
         if found := read(top): return found
     if (found := folder or packed) and found.parent != data_folder(data_dir):
         warnings.warn(f'{archive.title} was found in {found}')
-    folder = folder or _unpacked(packed or _fetched(top, archive, mirrors), archive)
+    folder = folder or _made(top, packed, archive, mirrors)
     if 'meta' in archive.members: _read_classes(folder/'meta', archive)
     *train, test = [_read_batch(folder/name, archive) for name in archive.members if name != 'meta']
     return _joined(train), test
 
-def _unpacked(packed, archive):
+def _made(top, packed, archive, mirrors):
+    "The folder of official files, fetched if need be, and unpacked, by one process; another one waits and finds it."
+    if not packed: _check_empty(top, archive)
+    at = packed or top/archive.file
+    folder = at.with_name(archive.folder)
+    at.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder) as sure:
+        if _is_whole(folder, archive): return folder
+        if not at.exists(): _fetched(at, archive, mirrors)
+        return _unpacked(at, archive, sure)
+
+def _is_whole(folder, archive): return all((folder/name).is_file() for name in archive.members)
+
+def _unpacked(packed, archive, sure=True):
     "Unpack an archive where it is -> the folder, which appears only when it is whole."
     check_file(packed)
     if not packed.is_file(): raise ValueError(f'{packed} is a folder, not the archive: give it another name')
     if (got := file_hash(packed)) != archive.sha256:
         raise ValueError(f'{packed} is not the official archive (its SHA-256 is {got[:12]}…, not '
                          f'{archive.sha256[:12]}…): put the right one there, or remove it to have it fetched')
-    part, folder = packed.with_name(f'{archive.folder}.part'), packed.with_name(archive.folder)
+    folder = packed.with_name(archive.folder)
     try:
-        take_members(packed, {f'{archive.folder}/{name}': known for name, known in archive.members.items()}, part)
-        os.replace(part, folder)
+        with _new_folder(folder, sure) as part:
+            take_members(packed, {f'{archive.folder}/{name}': known for name, known in archive.members.items()}, part)
+            for path in (part, *part.iterdir()): readable(path)
+            os.replace(part, folder)
     except OSError as e:
+        if _is_whole(folder, archive): return folder                     # another process was quicker
         raise OSError(f'{packed} cannot be unpacked where it is ({e.strerror}): copy it into another folder, '
                       f'and name that (--data_dir)') from e
     return folder
 
-def _fetched(top, archive, mirrors):
-    "Fetch the archive into a folder that holds nothing else."
-    _check_empty(top, archive)
+@contextmanager
+def _new_folder(folder, sure):
+    """An empty one to fill, beside a folder that is to be. What an earlier attempt left of it is removed, if nobody else
+    can be at work there (`sure`)."""
+    part = folder.with_name(f'{folder.name}.part')
+    if sure: _remove(part)
+    if sure and not os.path.lexists(part): part.mkdir()
+    else: part = Path(tempfile.mkdtemp('.part', f'{folder.name}.', folder.parent))
+    try: yield part
+    finally: _remove(part)
+
+def _remove(path):
+    "Remove a folder, a file or a link, if it is there and that is allowed."
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError): path.unlink()
+
+def _fetched(path, archive, mirrors):
+    "Fetch the archive."
     urls = mirrors or os.environ.get(f'{archive.name.upper()}_MIRRORS', '').split() or archive.mirrors
-    return fetch(urls, top/archive.file, archive.sha256, archive.size)
+    return fetch(urls, path, archive.sha256, archive.size)
 
 OURS = 'cifar-10-batches-py', 'cifar-10-python.tar.gz', 'cifar-100-python', 'cifar-100-python.tar.gz', 'test_notes.json'
 
 def _check_empty(top, archive):
     "Raise ValueError for a folder into which nothing should be fetched, saying what is in it."
     if not top.exists() or top == home(DEFAULT): return
-    found = sorted(p.name for p in top.iterdir() if p.name not in OURS and p.name[0] != '.' and p.suffix != '.part')
+    found = sorted(p.name for p in top.iterdir() if p.name not in OURS and p.name[0] != '.' and p.suffix not in ('.part', '.lock'))
     if not found: return
     if loose := _loose(top, archive):
         lacks = ', '.join(name for name in archive.members if name not in loose)

@@ -184,15 +184,20 @@ def predict_views(
 
 # %% ../nbs/06_evaluate.ipynb #06-048c
 def spread(
-    values:list, # numbers, one a run
+    values:list,      # numbers, one a run
+    images:int=None,  # accuracies: of how many images each of them is the share; None: something else
 ) -> dict: # mean; sd and ci95 [low, high] are None for a single value
-    "Mean, standard deviation and the 95% interval of the mean (Student's t)."
+    """Mean, standard deviation and the 95% interval of the mean: Student's t, for other seeds on the same images. With
+    `images`: for other seeds and other images (Student's and Wilson's interval, added by Zou & Donner 2008)."""
     from scipy.stats import t
     n, mean = len(values), float(np.mean(values))
     if n < 2: return dict(mean=mean, sd=None, ci95=None)
     sd = float(np.std(values, ddof=1))
     half = float(t.ppf(.975, n-1)*sd/math.sqrt(n))
-    return dict(mean=mean, sd=sd, ci95=[mean - half, mean + half])
+    ends = wilson(round(mean*images), images) if images else (mean, mean)
+    low, high = (math.hypot(half, mean - end) for end in ends)
+    if images: low, high = min(low, mean), min(high, 1 - mean)               # no accuracy is below 0 or above 1
+    return dict(mean=mean, sd=sd, ci95=[mean - low, mean + high])
 
 # %% ../nbs/06_evaluate.ipynb #06-051
 def fit_temperature(

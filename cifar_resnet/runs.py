@@ -10,7 +10,7 @@ __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED',
            'check_files', 'up_to_date', 'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
-import csv, hashlib, io, json, math, os, platform, re, reprlib, signal, subprocess, sys, threading, warnings
+import csv, hashlib, io, json, math, os, platform, re, reprlib, signal, subprocess, sys, threading, time, warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash, open_file, read_file
+from .fetch import file_hash, held, open_file, read_file, without_links
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -87,10 +87,7 @@ def write_history(path:str|Path, rows:list[dict]):
 
 def append_history(path:str|Path, row:dict):
     "Add the row of an epoch to what `write_history` wrote."
-    with open(path, 'a', newline='', opener=_not_through_a_link) as f: _table(f).writerow(row)
-
-def _not_through_a_link(path, flags):             # nor waiting at a pipe
-    return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0), 0o666)
+    with open(path, 'a', newline='', opener=without_links) as f: _table(f).writerow(row)
 
 def _table(file): return csv.DictWriter(file, list(HISTORY), lineterminator='\n')
 
@@ -178,7 +175,8 @@ def _going_back(path, passed):
 # %% ../nbs/07_runs.ipynb #07-025
 @contextmanager
 def stop_signals():
-    "Yield an Event that the first SIGINT or SIGTERM sets; the second acts as usual. Main thread only, else no effect."
+    """Yield an Event that the first SIGINT, SIGTERM or SIGHUP (unless that is ignored, as under nohup) sets; the second
+    acts as usual. Main thread only, else no effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -188,21 +186,29 @@ def stop_signals():
     def on_signal(number, frame):
         put_back()
         stop.set()
-        with suppress(RuntimeError):          # raised if it interrupts another print
+        with suppress(RuntimeError, OSError): # if it interrupts another print; if the terminal is gone
             print('\nstopping after this batch (once more: at once)', file=sys.stderr, flush=True)
-    usual = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    usual = {s: signal.signal(s, on_signal) for s in _stopping()}
     try: yield stop
     finally: put_back()
 
+def _stopping():
+    "The signals that ask a process to stop."
+    hears = hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP]*hears
+
 # %% ../nbs/07_runs.ipynb #07-030
 @contextmanager
-def only_one(folder:str|Path):
+def only_one(
+    folder:str|Path,
+    wait_s:float=0, # seconds to wait for another process that is about to end
+):
     "Hold the lock of a run folder. Raises ValueError if another process holds it. (Without effect on Windows.)"
     if fcntl is None:
         yield
         return
-    with open(Path(folder)/'.lock', 'a', opener=_not_through_a_link) as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with held(open(Path(folder)/'.lock', 'a', opener=without_links)) as f:
+        try: _lock(f, wait_s)
         except BlockingIOError:
             raise ValueError(f'another process is at work in {folder}: '
                              'wait for it, or choose another folder (--out)') from None
@@ -216,6 +222,15 @@ def _is_still(f):
     "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
     try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
     except FileNotFoundError: return False
+
+def _lock(f, wait_s):
+    "Lock an open file. Raises BlockingIOError if it is locked, and still is after so many seconds."
+    until = time.monotonic() + wait_s
+    while True:
+        try: return fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until: raise
+        time.sleep(.1)
 
 # %% ../nbs/07_runs.ipynb #07-033
 def now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
