@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash, open_file, read_file
+from .fetch import file_hash, read_file
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -87,9 +87,10 @@ def _table(file): return csv.DictWriter(file, list(HISTORY), lineterminator='\n'
 
 def read_history(path:str|Path) -> list[dict]:
     "The rows that `write_history` wrote. Raises ValueError if they are not."
+    data = read_file(path)
     try:
-        with io.TextIOWrapper(open_file(path), encoding='utf-8', newline='') as f:
-            return [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
+        found = csv.DictReader(io.StringIO(data.decode(), newline=''))
+        return [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in found]
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
 
