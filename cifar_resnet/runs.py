@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash, held, open_file, read_file, without_links
+from .fetch import file_hash, held, read_file, without_links
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -93,9 +93,10 @@ def _table(file): return csv.DictWriter(file, list(HISTORY), lineterminator='\n'
 
 def read_history(path:str|Path) -> list[dict]:
     "The rows that `write_history` wrote. Raises ValueError if they are not."
+    data = read_file(path)
     try:
-        with io.TextIOWrapper(open_file(path), encoding='utf-8', newline='') as f:
-            rows = [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in csv.DictReader(f)]
+        found = csv.DictReader(io.StringIO(data.decode(), newline=''))
+        rows = [{k: kind(row[k]) for k,kind in HISTORY.items()} for row in found]
     except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise ValueError(f'{path} is damaged: it should have the columns {", ".join(HISTORY)}') from e
     for n, row in enumerate(rows, 1):
