@@ -611,6 +611,6 @@ def _explained(large, small, answer, maps):
     title = lambda row: f'{row["class"]}, {row["confidence"]:.0%}' + ('' if row['positive'] else ': no evidence')
     titles = map(title, answer)
     heat = overlay(large[None].repeat(len(maps), 0), maps, scale='shared')
-    caption = 'Violet to yellow: what speaks for that class, on one scale. Percent: the calibrated confidence.'
+    caption = 'The yellower, the more speaks for that class. Percent: the calibrated confidence.'
     return plots.picture_grid([large, pixels, *heat], ['picture', 'as the network gets it', *titles],
                               cols=min(len(maps) + 2, 5), size=1.25, caption=caption)

@@ -133,8 +133,8 @@ def _caption(fig, x, y, text, colour='black', fontsize=7.5, width=None):
 
 def _head(heading, caption, width):
     "What stands above the pictures: lines, their size and colour."
-    return [*((line, 10, 'black') for line in _wrapped(heading, width - .1, 10)),
-            *((line, 8, GREY) for line in _wrapped(caption, width - .1, 8))]
+    return [*((line, 10, 'black') for line in _wrapped(heading, width - .2, 10)),
+            *((line, 8, GREY) for line in _wrapped(caption, width - .2, 8))]
 
 def _tall(head): return .18*len(head) + .1*bool(head)
 
@@ -242,7 +242,7 @@ def _said(value, spec): return format(float(value), spec) if np.isfinite(value) 
 # %% ../nbs/01_plots.ipynb #01-023
 CONTRAST = (
     'Why the predicted class (orange title), and not the true one (blue)?',
-    'Violet to yellow: what speaks for that class. Difference: orange where the predicted class has more, blue where '
+    'The yellower, the more speaks for that class. Difference: orange where the predicted class has more, blue where '
     'the true one has. The margin, by which the wrong logit is larger, is the sum over all places and the biases.')
 
 def contrasts(
