@@ -22,7 +22,9 @@ from .recipe import Recipe, either, near, recipe_from
 # %% ../nbs/17_cli.ipynb #17-008
 class _Parser(ArgumentParser):
     "Says what is wrong with a flag in one sentence."
-    def error(self, message): self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
+    def error(self, message):
+        message = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
