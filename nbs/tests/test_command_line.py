@@ -1,5 +1,5 @@
 "What a newcomer meets at the command line: progress that can be read, flags that say what they can be, names that do nothing."
-import fcntl, json, os, re, struct, sys, termios, threading, unicodedata
+import fcntl, json, os, re, shutil, struct, sys, termios, threading, unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,13 @@ def test_a_finished_run_says_that_nothing_was_trained(finished, capsys):
     first, *results = out.splitlines()
     assert re.fullmatch(r'finished on \d{4}-\d\d-\d\d, \d\d:\d\d: nothing was trained', first) and not err
     assert results[0].startswith('held-out accuracy ') and re.search(r'trained for \d+(\.\d)? s$', results[1])
+
+@hard('progress')
+def test_a_test_set_that_is_opened_later_trains_nothing(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path/'run')
+    assert main([*TINY[:-1], '--out', str(run)]) == 0
+    first, result, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith('nothing was trained') and result.startswith('test accuracy ')
 
 @hard('progress')
 def test_a_new_run_does_not_say_it(tmp_path, capsys):
