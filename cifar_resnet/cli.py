@@ -60,7 +60,7 @@ def _add_recipe(parser):
     for f in _typed_fields():
         number = f.type in (int, float)
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
-            help=helps[f.name])
+            help=helps[f.name] + (f' (default: {f.default})' if f.default is not None else ''))
     add('--weights', metavar='FILE',
         help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
              'its folder, or pretrained (default: drawn by the seed)')

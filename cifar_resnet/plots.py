@@ -299,7 +299,7 @@ def confusion(
     ax.imshow(np.where(right, 1., np.nan), cmap='Greys', vmin=0, vmax=6, interpolation='nearest')
     image = ax.imshow(np.where(wrong > 0, wrong, np.nan), cmap=_seen_blues(), vmin=0, vmax=max(wrong.max(), .01),
                       interpolation='nearest')
-    _counts(ax, matrix, wrong > .6*image.norm.vmax, cell)
+    _counts(ax, matrix, wrong > .5*image.norm.vmax, cell)
     ax.set(xlabel='predicted', ylabel='true')
     others = 'Blue: taken for another class.' if wrong.any() else 'There are no mistakes.'
     ax.set_title(f'Grey diagonal: right. {others}', fontsize=9, loc='left')

@@ -52,7 +52,8 @@ def cells(fig):
 @pytest.mark.parametrize('n', [2, 5, 10, 20, 37, 100])
 @pytest.mark.parametrize('most', [1, 9, 450])
 def test_a_single_mistake_is_seen(n, most):
-    fig = confusion(counts(n, (0, 1, 1), (1, 0, most)), named(n))
+    between = [(n-1, j, round(most*share)) for j, share in enumerate((.4, .48, .52, .58, .63)) if 3 < j + 4 < n]
+    fig = confusion(counts(n, (0, 1, 1), (1, 0, most), *between), named(n))
     seen = cells(fig)
     one, nothing, right = seen[0,1], (seen[0,n-1] if n > 2 else np.ones(3)), seen[0,0]
     assert luminance(nothing) - luminance(one) > .1 and one[2] - one[0] > .1, one             # blue, and not white
