@@ -6,26 +6,52 @@
 __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep_main', 'explain_main', 'bench_main', 'app_main']
 
 # %% ../nbs/17_cli.ipynb #17-003
-import io, json, logging, math, os, re, socket, sys, tempfile, warnings, webbrowser
-from argparse import SUPPRESS, ArgumentParser
+import hashlib, io, json, logging, math, os, re, socket, sys, tempfile, unicodedata, warnings, webbrowser
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections import Counter
 from contextlib import suppress
 from dataclasses import fields
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 
 from fastcore.docments import docments
 
 from . import __version__
-from .recipe import Recipe, recipe_from
+from .recipe import Recipe, either, near, recipe_from
 
 # %% ../nbs/17_cli.ipynb #17-008
 class _Parser(ArgumentParser):
     "Says what is wrong with a flag in one sentence."
-    def error(self, message): self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
+    def error(self, message):
+        message = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists the flags\n')
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        self._check_flags(args)
+        return super().parse_args(args, namespace)
+
+    def _check_flags(self, args):
+        "What looks like a flag and is none is named first: whatever else is missing may be a consequence of it."
+        for flag in (arg.partition('=')[0] for arg in args):
+            if flag == '--': return
+            if re.fullmatch('--?[A-Za-z][A-Za-z0-9_-]*', flag) and flag not in self._option_string_actions:
+                known = [name for name, action in self._option_string_actions.items() if action.help != SUPPRESS]
+                self.error(f'there is no flag {flag}{near(flag, known)}')
 
 def _parser(name, does):
     tip = 'Errors are one sentence; CIFAR_RESNET_TRACEBACK=1 shows where they came from.'
-    return _Parser(prog=name, description=does, allow_abbrev=False, epilog=tip)
+    parser = _Parser(prog=name, description=does, allow_abbrev=False, epilog=tip)
+    parser.color = False                                        # as in Python before 3.14
+    return parser
+
+def _one_of(what, names):
+    "A type of flag: one of these words."
+    def checked(word):
+        if word in names: return word
+        raise ArgumentTypeError(f'there is no {what} {word!r}: choose {either(names)}{near(word, names)}')
+    return checked
 
 PRECISION_WORDS = 'auto', 'fp32', 'bf16', 'fp16'
 
@@ -35,7 +61,7 @@ def _add_recipe(parser):
     for f in _typed_fields():
         number = f.type in (int, float)
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
-            help=helps[f.name])
+            help=helps[f.name] + (f' (default: {f.default})' if f.default is not None else ''))
     add('--weights', metavar='FILE',
         help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
              'its folder, or pretrained (default: drawn by the seed)')
@@ -45,11 +71,12 @@ def _add_recipe(parser):
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT',
         help='stop after so many seconds, saved, to be gone on with')
-    add('--precision', default='auto', choices=PRECISION_WORDS,
-        help='what convolutions are computed in; a resumed run keeps its own '
-             '(default: auto, the fastest that is sound here)')
+    add('--precision', default='auto', type=_one_of('precision', PRECISION_WORDS), metavar='TEXT',
+        help='what convolutions are computed in: auto (the fastest that is sound here), fp32, bf16 or fp16; '
+             'a resumed run keeps its own (default: auto)')
     add('--backend', default='eager', metavar='TEXT',
-        help='what computes the network: eager, rows, compile, graph, rows+compile or rows+graph (default: eager)')
+        help='what computes the network: eager (as it is written), rows (norms by rows), compile or graph '
+             '(both compiled by PyTorch, graph for CUDA), rows+compile or rows+graph (default: eager)')
     add('--engine', dest='backend', default=SUPPRESS, help=SUPPRESS)               # what it was called before
 
 def _typed_fields():
@@ -68,7 +95,8 @@ def train_parser() -> ArgumentParser:
     add = parser.add_argument
     _add_recipe(parser)
     add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
-    add('--device', default='auto', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
+    add('--device', default='auto', metavar='TEXT',
+        help='auto (the GPU if there is one), cpu, cuda, cuda:1 ... (default: auto)')
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
     add('--workers', type=int, metavar='INT',
         help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
@@ -81,7 +109,7 @@ def train_parser() -> ArgumentParser:
 # %% ../nbs/17_cli.ipynb #17-012
 def _run(name, action, again='the same command with --resume goes on') -> int: # exit code
     "Call `action` and return its exit code (None: 0); expected errors become one line on stderr."
-    say = lambda words: print(f'{name}: {words}', file=sys.stderr)
+    def say(words): print(f'{name}: {_visible(words)}', file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):            # a file name may hold bytes that are no text
             stream.reconfigure(errors='backslashreplace')
@@ -98,6 +126,9 @@ def _run(name, action, again='the same command with --resume goes on') -> int: #
         if os.environ.get('CIFAR_RESNET_TRACEBACK') or not expected: raise
         say(core.sentence(e))
         return 2
+def _visible(words):
+    "As a terminal may be told it. (Before `core` is loaded, which takes seconds, no file's name was read.)"
+    return getattr(sys.modules.get('cifar_resnet.core'), 'visible', str)(words)
 
 # %% ../nbs/17_cli.ipynb #17-014
 def main(argv:list=None) -> int: # exit code
@@ -123,8 +154,10 @@ def _train(typed, folder, args):
 
 def _report(run):
     "A few lines about a finished run."
+    from cifar_resnet.core import duration, visible
     from cifar_resnet.runs import changed_on_the_way
     m = run.metrics
+    if not run.new: print(f'finished on {_local(m["ended"])}: nothing was trained')
     tested = m['test_reads']
     name, part = ('test', 'test') if tested else ('held-out', 'valid')
     rest = f'{m["misclassified"]:,} misclassified' if tested else 'the test set was not read'
@@ -134,8 +167,12 @@ def _report(run):
         print(f'mean over mirrored and shifted test images: {m["test_accuracy_tta"]:.2%}')
     if m['edits']: print(f'edited by hand ({len(m["edits"])}×): see run.json')
     if changed := changed_on_the_way(m): print(f'it went on otherwise than it began: {changed}')
-    print(f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for {m["train_seconds"]:,.0f} s\n'
-          f'figures, weights and numbers: {run.folder}')
+    print(f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for '
+          f'{duration(m["train_seconds"])}\nfigures, weights and numbers: {visible(run.folder)}')
+
+def _local(moment):
+    "A moment of run.json, as the clock on this wall shows it."
+    return f'{datetime.fromisoformat(moment).astimezone():%Y-%m-%d, %H:%M}'
 
 # %% ../nbs/17_cli.ipynb #17-020
 def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all was done
@@ -225,7 +262,8 @@ def _explain(picture, run_folder, out, top, as_json):
     from cifar_resnet.train import load_run
     picture = home(picture)
     several = picture.is_dir()
-    pairs = _figures_of(picture, out) if several else [(picture, home(out or f'{picture.stem}-gradcam.png'))]
+    one = lambda: [(picture, home(out or _shortened(picture.stem, '-gradcam.png')))]
+    pairs = _figures_of(picture, out) if several else one()
     run = load_run(run_folder)
     if several: pairs[0][1].parent.mkdir(parents=True, exist_ok=True)
     found = [_explain_one(path, figure, run, top, several, as_json) for path, figure in pairs]
@@ -235,16 +273,16 @@ def _explain(picture, run_folder, out, top, as_json):
 
 def _explain_one(path, out, run, top, several, as_json) -> dict: # what --json says of it
     "Draw and tell what one picture is taken for; of several, one that cannot be read stops nobody."
-    from cifar_resnet.core import sentence
+    from cifar_resnet.core import sentence, visible
     try: answer = _draw(path, out, run, top)
     except (ValueError, OSError) as e:
         if not several: raise
         print(f'cifar_explain: {sentence(e)}', file=sys.stderr)
         return dict(picture=str(path), error=sentence(e))
     if not as_json:
-        if several: print(path)
-        for row in answer: print(f'{row["confidence"]:7.1%}  {row["class"]}')
-        print(f'where it looked: {out}')
+        if several: print(visible(path))
+        for row in answer: print(f'{row["confidence"]:7.1%}  {visible(row["class"])}')
+        print(f'where it looked: {visible(out)}')
     return dict(picture=str(path), figure=str(out), classes=answer)
 
 def _draw(path, out, run, top) -> list: # the rows of `explain`
@@ -289,9 +327,24 @@ def _figures_of(folder, out) -> list:
     from cifar_resnet.pictures import FORMATS
     pictures = [p for p in _pictures(folder) if not _drawn_from(p)]
     if not pictures: raise ValueError(f'{folder} holds no pictures: give a file, or a folder of {", ".join(FORMATS)}')
-    taken = [name.casefold() for p in pictures for name in (p.stem, p.name)]
-    out = home(out or f'{folder.resolve().name}-gradcam')
-    return [(p, out/f'{p.stem if taken.count(p.stem.casefold()) == 1 else p.name}-gradcam.png') for p in pictures]
+    out = home(out or _shortened(folder.resolve().name, '-gradcam'))
+    return [(p, out/name) for p, name in zip(pictures, _figure_names(pictures))]
+
+def _figure_names(pictures):
+    "A name for each figure, no two alike, even where capitals do not count: stem, whole name, or with a hash."
+    alike = lambda name: unicodedata.normalize('NFC', name).casefold()
+    stems, names = (Counter(alike(getattr(p, part)) for p in pictures) for part in ('stem', 'name'))
+    def short(p):
+        if stems[alike(p.stem)] == 1 and alike(p.stem) not in names: return _shortened(p.stem, '-gradcam.png')
+        return _shortened(p.name, '-gradcam.png', names[alike(p.name)] > 1)
+    return [short(p) for p in pictures]
+
+def _shortened(name, ending, hashed=False):
+    "The name and its ending in at most 250 bytes (a file in the making has 5 more): what is left out becomes a hash."
+    held = os.fsencode(name)
+    if not hashed and len(held) + len(ending) <= 250: return name + ending
+    mark = f'-{hashlib.sha256(held).hexdigest()[:8]}{ending}'
+    return held[:250 - len(mark)].decode(errors='ignore') + mark
 
 def _pictures(folder):
     "What looks like a picture in a folder, hidden files left out; says what folders are in it."
@@ -310,13 +363,14 @@ def bench_main(argv:list=None) -> int: # exit code
     parser = _parser('cifar_bench', 'How fast is the training here, beside a plain loop and beside what this machine '
                                     'can do, and where does the time go? Some minutes on two CPU cores.')
     add = parser.add_argument
-    add('--device', metavar='TEXT', help='auto, cpu, cuda, cuda:1 ... (default: auto)')
+    add('--device', metavar='TEXT', help='auto (the GPU if there is one), cpu, cuda, cuda:1 ... (default: auto)')
     add('--width', type=int, nargs='+', metavar='INT',
         help='channels of the first stage; of several the last is looked at closely (default: 64)')
     add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')
     add('--pairs', type=int, metavar='INT', help='how often the plain loop and ours are timed in turn (default: 7)')
-    add('--precision', choices=PRECISION_WORDS,
-        help='what ours computes in; the others that the device has are timed beside it (default: auto)')
+    add('--precision', type=_one_of('precision', PRECISION_WORDS), metavar='TEXT',
+        help='what ours computes in: auto, fp32, bf16 or fp16; the others that the device has are timed beside it '
+             '(default: auto)')
     add('--backends', nargs='+', metavar='TEXT',
         help='what computes the network, each timed beside the plain loop: eager, rows, compile ... (default: eager)')
     add('--quick', action='store_true', help='a smoke run of some seconds; its numbers mean nothing')

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RECIPES', 'FOR_DATASET', 'BEFORE', 'CHOICES', 'MAY_BE_0', 'AT_MOST', 'BELOW_ONE', 'Recipe', 'either',
-           'recipe_from', 'saved_recipe']
+           'near', 'recipe_from', 'saved_recipe']
 
 # %% ../nbs/08_recipe.ipynb #08-003
 import hashlib, json, math, operator, os, re
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 
 # %% ../nbs/08_recipe.ipynb #08-011
 PRESETS = dict(         # strict        best
@@ -66,13 +67,13 @@ BEFORE = dict(filters='free', schedule='plateau', weights=None) # what a recipe 
 class Recipe:
     "What is trained, on what, and how. Raises ValueError for a field that makes no sense."
     dataset:str = 'cifar10'        # cifar10, cifar100, shapes10, or folder:PATH: pictures in PATH/train/CLASS/
-    recipe:str = 'strict'          # the preset that fields left out come from
+    recipe:str = 'strict'          # the preset of what is left out: strict (Adam, as in textbooks) or best (Muon; better)
     seed:int = 0                   # of first weights, order and augmentation; not of the split
     epochs:int = None              # passes over the training images
     batch_size:int = None          # images a step (CIFAR: 512 on a GPU, 128 on a CPU; Shapes-10, a folder: 32)
     width:int = None               # channels of the first stage
     strides:tuple = None           # of the four stages, such as 1,2,2,2
-    norm:str = None                # layer, batch, group8, group32, instance, pixel or none
+    norm:str = None                # layer (an image), batch, group8, group32, instance (a channel), pixel or none
     filters:str = None             # free, or zero_mean: each convolution filter's mean is kept at 0 (Huang et al. 2017)
     last_gain:float = None         # first gain of a block's last norm; 0: it begins as its shortcut (Goyal et al. 2017)
     flip:str = None                # mirror images: none, random or alternating (Jordan 2024)
@@ -89,7 +90,7 @@ class Recipe:
     plateau_threshold:float = None # an improvement lowers the held-out loss by at least this share
     plateau_cooldown:int = None    # epochs after a drop in which none are counted
     plateau_start:float = None     # watch only once the training loss is below this share of log(classes)
-    variant:str = None             # of Shapes-10: clean, distractors, two or shortcut
+    variant:str = None             # of Shapes-10: clean, distractors, two (objects) or shortcut (a tag tells the class)
     limit:int = None               # use only the first n images of each split
     weights:str = None             # SHA-256 of the file of trained weights to begin from; None: drawn by the seed
 
@@ -131,6 +132,13 @@ def either(names):
     *first, last = map(str, names)
     return f'{", ".join(first)} or {last}' if first else last
 
+def near(word, names) -> str:
+    "' (did you mean best?)' for what is nearly one of the names, in small letters or capitals, with - or _; else ''."
+    plain = lambda name: name.casefold().replace('-', '_').lstrip('_')
+    known = {plain(name): name for name in names}
+    found = get_close_matches(plain(word), known, 1) if isinstance(word, str) else ()
+    return f' (did you mean {known[found[0]]}?)' if found else ''
+
 # %% ../nbs/08_recipe.ipynb #08-033
 def _checked(field, value):
     "The value of a recipe's field, as it is kept. Raises ValueError for one that makes no sense."
@@ -144,7 +152,7 @@ def _checked(field, value):
 
 def _one_of(choices, name, value):
     if value not in choices:
-        raise ValueError(f'there is no {name} {value!r}: choose {either(choices)}')
+        raise ValueError(f'there is no {name} {value!r}: choose {either(choices)}{near(value, choices)}')
     return value
 
 def _entry(dataset):
@@ -208,7 +216,7 @@ def recipe_from(told:dict) -> Recipe:
     known = [f.name for f in fields(Recipe)]
     for name in told:
         if name not in known:
-            raise ValueError(f'a recipe has no field {name!r}: choose from {", ".join(known)}')
+            raise ValueError(f'a recipe has no field {name!r}: choose from {", ".join(known)}{near(name, known)}')
     return Recipe(**told)
 
 def saved_recipe(told:dict) -> Recipe:

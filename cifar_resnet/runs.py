@@ -490,6 +490,7 @@ class Run:
     history:list          # a dict for each epoch, with the columns of `HISTORY`
     metrics:dict          # what run.json holds
     model:torch.nn.Module # with the weights that were tested, in eval mode, on the CPU
+    new:bool = False      # whether the call that returned it trained it; False: it was there already
 
     def check(self):
         "Raise ValueError if its parts are not of one run."

@@ -31,7 +31,7 @@ from .evaluate import accuracy, predict
 from .fetch import file_hash
 from .model import (Block, by_rows, centre_filters, find_not_finite, load_weights, resnet18, weights_metadata,
                                 weights_path)
-from .recipe import Recipe, saved_recipe
+from .recipe import Recipe, near, saved_recipe
 from .runs import (HISTORY, READABLE, SCHEMA, Run, check_about, check_files, load_checkpoint, read_history,
                                read_json, save_checkpoint, stop_signals, up_to_date)
 
@@ -49,7 +49,7 @@ def with_backend(model, backend:str):
     for name in str(backend).split('+'):
         if name not in BACKENDS:
             raise ValueError(f'there is no backend {backend!r}: choose {", ".join(BACKENDS)}, '
-                             f'or rows+compile, rows+graph')
+                             f'or rows+compile, rows+graph{near(name, BACKENDS)}')
         model = BACKENDS[name](model)
     return model
 
