@@ -471,7 +471,8 @@ def _layers(s):
     "What the menu of layers offers, as (words, name): the usual ones, and all."
     shapes = map_layers(s.model, s.input(s.data.images[:1]))
     every = [(f'{name}  ({"×".join(map(str, shape))})', name) for name, shape in shapes.items()]
-    return [option for option in every if option[1] in USUAL] or every, every
+    few = [(words, name) for usual in USUAL for words, name in every if name == usual]
+    return few or every, every
 
 def _map_controls(s, index):
     "The controls of the maps, name -> widget, and all layers."
@@ -695,7 +696,7 @@ class ConfusionButtons(widgets.GridBox):
             parts += [_name(c, f'{_CLIPPED};text-align:right;line-height:26px'), *(self.buttons[t,p] for p in range(n))]
         columns = f'fit-content(86px) repeat({n}, minmax(0, 34px))'
         super().__init__(parts, layout=dict(
-            grid_template_columns=columns, grid_gap='2px', width='100%', max_width='450px', margin='0 16px 0 0'))
+            grid_template_columns=columns, grid_gap='2px', width='100%', max_width='430px', margin='0 12px 0 0'))
         self.add_class('cifar-matrix')
 
     def _buttons(self, counts, classes):

@@ -170,7 +170,8 @@ def curves(
 def _whole_epochs(ax, history):
     "Whole numbers on the axis of epochs, and room on both sides of a single one."
     ax.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-    if len(set(_column(history, 'epoch'))) == 1: ax.set_xlim(history[0]['epoch'] - 1, history[0]['epoch'] + 1)
+    epochs = set(_column(history, 'epoch'))
+    if len(epochs) == 1: ax.set_xlim(*(epoch + side for epoch in epochs for side in (-.5, .5)))
 
 def _rows_of(epoch, history):
     found = [row for row, e in zip(history, _column(history, 'epoch')) if e == epoch]
@@ -361,7 +362,7 @@ def _reliability(ax, strip, name, ece, bins, colour):
     ax.plot(conf, right, 'o-', color=colour, lw=1, ms=4, clip_on=False)
     strip.bar((np.arange(len(bins)) + .5)/len(bins), bins[:,0], width=.9/len(bins), color=GREY, alpha=.5)
     rare = bins[(bins[:,0] > 0) & (bins[:,0] < RARE), 1:].T
-    ax.plot(*rare, 'o', color=GREY, ms=4, clip_on=False, zorder=3)
+    if rare.size: ax.plot(*rare, 'o', color=GREY, ms=4, clip_on=False, zorder=3)  # an empty line would have no place
     if bins[:,0].sum() < FEW: _few_images(ax, int(bins[:,0].sum()))
     ax.set(title=f'{name} the temperature: ECE {_said(ece, ".2%")}', xlim=(0,1), ylim=(0,1))
     ax.title.set_fontsize(10); ax.grid(alpha=.25)
