@@ -130,9 +130,9 @@ def as_subject(run, data_dir=None):
     return run if isinstance(run, Subject) else subject(run, data_dir)
 
 # %% ../nbs/14_explore.ipynb #14-013
-INK, CARD = '#7d7d7d', (125, 125, 125, 0) # letters of medium grey on nothing: readable on a light page and on a dark one
+INK, CARD = '#7d7d7d', (125, 125, 125, 0) # medium grey on nothing: readable on a light page and on a dark one
 
-SMALLEST = 9            # letters, in pixels
+SMALLEST = 9                              # letters, in pixels
 
 @lru_cache
 def _font(size): return ImageFont.truetype(findfont('DejaVu Sans'), size)
@@ -176,7 +176,8 @@ COLUMN = 340            # pixels: with its margin, what a telephone has room for
 
 def column(*parts, gap:int=8) -> Image.Image:
     "Pictures from top to bottom, on a strip of the width of a column."
-    return below(Image.new('RGBA', (COLUMN, 0), CARD), *parts, gap=gap).crop((0, gap, COLUMN, gap*len(parts) + sum(p.height for p in parts)))
+    joined = below(*parts, gap=gap)
+    return joined.crop((0, 0, COLUMN, joined.height))
 
 def in_rows(tiles, n:int, gap:int=8) -> Image.Image:
     "Pictures of one size, `n` to a row."
@@ -210,7 +211,7 @@ def still(
     data, buffer = card(picture) if isinstance(picture, Image.Image) else picture, io.BytesIO()
     drawn = Image.open(io.BytesIO(data)).convert('RGBA')
     paper = Image.alpha_composite(Image.new('RGBA', drawn.size, 'white'), drawn).convert('RGB')
-    paper.quantize(128, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
+    paper.quantize(64, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
     return Picture(buffer.getvalue())
 
 # %% ../nbs/14_explore.ipynb #14-017
@@ -250,7 +251,8 @@ def toggle(name, options):
     "A few options side by side; its `row` has the name before them."
     buttons = widgets.ToggleButtons(options=options, layout=dict(width='auto'), style=dict(button_width='auto'))
     layout = dict(margin='0 12px 0 0', overflow='visible', align_items='center')
-    buttons.row = widgets.HBox([widgets.Label(name, layout=dict(flex='0 0 auto', width='auto')), buttons], layout=layout)
+    words = widgets.Label(name, layout=dict(flex='0 0 auto', width='auto'))        # never narrower than its word
+    buttons.row = widgets.HBox([words, buttons], layout=layout)
     return buttons
 
 def button(name, does, help_=''):
@@ -465,7 +467,7 @@ def maps_picture(
     return beside(left, below(*right))
 
 # %% ../nbs/14_explore.ipynb #14-032
-USUAL = [*BLOCKS, f'{BLOCKS[-1]}.convs'] # the layers to choose from first: what each block returns, and the last map before its sum
+USUAL = [*BLOCKS, f'{BLOCKS[-1]}.convs'] # what each block returns, and the last map before its sum
 
 def _layers(s):
     "What the menu of layers offers, as (words, name): the usual ones, and all."

@@ -364,8 +364,10 @@ def _accuracy_curves(ax, seen):
 
 def _curves(seen):
     "Loss, accuracy, and norms by block, side by side, each as wide as a column."
-    step, fig = COLUMN + 10, plots.Drawing((3*COLUMN + 20)/100, 2.4)
-    axes = [fig.add_axes([(i*step + 46)/(3*COLUMN + 20), .17, (COLUMN - 54)/(3*COLUMN + 20), .72]) for i in range(3)]
+    width = 3*COLUMN + 20                                  # pixels
+    fig = plots.Drawing(width/100, 2.4)
+    places = [[(x + 46)/width, .17, (COLUMN - 62)/width, .72] for x in (0, COLUMN + 10, 2*COLUMN + 20)]
+    axes = [fig.add_axes(place) for place in places]
     _loss_curve(axes[0], seen)
     _accuracy_curves(axes[1], seen)
     _norm_bars(axes[2], seen.norms)
