@@ -211,7 +211,7 @@ def still(
     data, buffer = card(picture) if isinstance(picture, Image.Image) else picture, io.BytesIO()
     drawn = Image.open(io.BytesIO(data)).convert('RGBA')
     paper = Image.alpha_composite(Image.new('RGBA', drawn.size, 'white'), drawn).convert('RGB')
-    paper.quantize(64, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
+    paper.quantize(128, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
     return Picture(buffer.getvalue())
 
 # %% ../nbs/14_explore.ipynb #14-017
