@@ -205,7 +205,7 @@ def press(training, name): training.get_by_role('button', name=name, exact=True)
 
 def pause(training, name='Pause'):
     press(training, name)
-    training.get_by_text('Paused.').wait_for(timeout=3000)              # the batch that was on its way, and a drawing
+    training.get_by_text(dict(Pause='Paused.', Stop='Stopped.')[name]).wait_for(timeout=20_000)              # the batch that was on its way, and a drawing
     training.page.wait_for_timeout(200)
 
 def run(training):

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -48,7 +47,8 @@ print(json.dumps([touch(o) for o in gc.get_objects() if kinds(o) & {'Explorer', 
 
 def run_all(name):
     "A notebook's cells in a kernel, and then `TOUCH`: what it prints."
-    from nbclient import NotebookClient
+    NotebookClient = pytest.importorskip('nbclient').NotebookClient
+    nbformat = pytest.importorskip('nbformat')
     nb = nbformat.read(NOTEBOOKS/name, 4)
     nb.cells.append(nbformat.v4.new_code_cell(TOUCH))
     NotebookClient(nb, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=str(NOTEBOOKS)))).execute()
