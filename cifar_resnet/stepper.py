@@ -19,7 +19,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 from fastcore.basics import patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 from torch import nn
 
@@ -27,9 +27,9 @@ from . import plots
 from .augment import denormalise
 from .core import home, pick_device, sentence, told
 from .evaluate import predict
-from .explore import (as_subject, augmentation_explorer, below, beside, button, card, choice, control_row,
-                                  gradcam_explorer, label, message_html, mistake_explorer, of_width,
-                                  picture_and_message, tile)
+from .explore import (COLUMN, INK, LOOK, Columns, as_subject, augmentation_explorer, below, beside, button,
+                                  choice, column, control_row, cut, gradcam_explorer, in_rows, label, message_html,
+                                  mistake_explorer, of_width, picture_and_message, say_tips, tile)
 from .data import load_data
 from .job import check_no_stranger, computed_by, first_difference, open_run, stored_logits
 from .plots import BLUE, GREEN, GREY, ORANGE
@@ -179,6 +179,7 @@ def train_until(self:Stepper, command):
         raise ValueError(f'all {t.recipe.epochs} epochs are done: '
                          f'raise epochs, or finish by cifar_resnet --out {self.folder} --resume')
     if self.opened: self.lock()
+    self.rests = 'Paused'
     so_far = self.until if self.due and self.until < math.inf else t.steps
     self.error = ''
     self.until = dict(batch=so_far + 1, epoch=t.steps + len(t.losses) - t.at, run=math.inf)[command]
@@ -197,6 +198,7 @@ def stop(self:Stepper):
     else:
         self.save()
         self.events.append(f'saved in {self.folder}: it goes on here, or by cifar_resnet --out {self.folder} --resume')
+        self.rests = 'Stopped'
     self.error = ''
     self.unlock()
 
@@ -242,7 +244,7 @@ def snapshot(self:Stepper):
         batch=t.batch and _asked(t.model, *t.batch, t.mean, t.std),
         valid=_asked(t.averaged, t.valid_x, t.valid_y, t.mean, t.std),
         edits=list(t.edits), events=list(self.events),
-        error=self.error, running=self.due, folder=self.folder)
+        error=self.error, running=self.due, state='Running' if self.due else self.rests, folder=self.folder)
     if not self.fresh:
         self.fresh = True
         self.tell()
@@ -255,7 +257,7 @@ def recover(self:Stepper, e):
         if isinstance(e, FloatingPointError): self.begin(self.folder)
         else: self.snapshot()
     except Exception as worse:                             # not even a snapshot is possible: say at least that
-        self.seen.error, self.seen.running = sentence(worse), False
+        self.seen.error, self.seen.running, self.seen.state = sentence(worse), False, 'Paused'
         self.tell()
 
 # %% ../nbs/15_stepper.ipynb #15-024
@@ -291,7 +293,7 @@ def _check_usable(folder):
 def begin(self:Stepper, folder:Path):
     "A new training, or the one that the folder holds. Raises ValueError or OSError for a folder that cannot be used."
     run = _check_usable(folder)
-    self.folder, self.newest = folder, _newest(folder)
+    self.folder, self.newest, self.rests = folder, _newest(folder), 'Ready'
     if self.newest: t = Training.resume(folder, self.train, self.device)
     else: t = Training(self.recipe, self.train, folder, self.device)
     self.training, self.opened = t, run
@@ -342,11 +344,14 @@ def save(self:Stepper):
 def _loss_curve(ax, seen):
     "Loss by batch; of the held-out images, by epoch. Grey lines: changes by hand; dotted: drops of the plateau."
     ends = [row['epoch']*seen.batches for row in seen.history]
-    if seen.losses: ax.plot(*zip(*seen.losses), color=BLUE, lw=.8, alpha=.6, label='batch')
+    if seen.losses: ax.plot(*zip(*seen.losses), color=BLUE, lw=.8, label='batch', marker=_dots(seen.losses))
     ax.plot(ends, [row['valid_loss'] for row in seen.history], '.-', color=ORANGE, lw=1.2, label='held out')
     for epoch in plots.lr_drops(seen.history): ax.axvline((epoch - 1)*seen.batches, color=GREY, ls=':', lw=1)
     for change in seen.edits: ax.axvline(change['step'], color=GREY, lw=.8)
-    ax.set(title='loss', xlabel='batch', ylim=(0, None))
+    ax.set(title='loss', xlabel='batch', xlim=(0, max(seen.batches, seen.steps)))
+    ax.set_ylim(0, None if seen.losses or seen.history else 2*math.log(10))
+
+def _dots(points): return '.' if len(points) < 3 else None     # so few hardly make a line
 
 def _accuracy_curves(ax, seen):
     "Accuracy by epoch, of the training images and the held-out ones."
@@ -355,43 +360,56 @@ def _accuracy_curves(ax, seen):
         ax.plot(epochs, [row[f'{name}_accuracy'] for row in seen.history], '.-', color=colour, lw=1.2, label=words)
     for epoch in plots.lr_drops(seen.history): ax.axvline(epoch - .5, color=GREY, ls=':', lw=1)
     ax.set(title='accuracy', xlabel='epoch', ylim=(0, 1), xlim=(.5, max(len(epochs), 2) + .5))
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
 
 def _curves(seen):
-    "Loss, accuracy, and norms by block, side by side."
-    fig = plots.Drawing(7.9, 2.3, 'constrained')
-    axes = fig.subplots(1, 3)
+    "Loss, accuracy, and norms by block, side by side, each as wide as a column."
+    width = 3*COLUMN + 20                                  # pixels
+    fig = plots.Drawing(width/100, 2.4)
+    places = [[(x + 46)/width, .17, (COLUMN - 62)/width, .72] for x in (0, COLUMN + 10, 2*COLUMN + 20)]
+    axes = [fig.add_axes(place) for place in places]
     _loss_curve(axes[0], seen)
     _accuracy_curves(axes[1], seen)
     _norm_bars(axes[2], seen.norms)
-    for ax in axes:
-        ax.tick_params(labelsize=7)
-        ax.title.set_fontsize(9)
-        ax.xaxis.label.set_fontsize(8)
-        ax.spines[['top', 'right']].set_visible(False)
-        ax.legend(fontsize=6.5, frameon=False)
-    return Image.open(io.BytesIO(plots.png(fig))).convert('RGB')
+    for ax in axes[:2]: ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for ax in axes: _for_any_page(ax)
+    return _transparent(fig)
+
+def _for_any_page(ax):
+    "Letters and lines that can be read on a light page and on a dark one."
+    ax.set_facecolor('none')
+    ax.tick_params(which='both', labelsize=8, colors=INK)
+    ax.title.set(fontsize=10, color=INK)
+    ax.xaxis.label.set(fontsize=9, color=INK)
+    ax.spines[:].set_color(INK)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(fontsize=8, frameon=False, labelcolor=INK)
+
+def _transparent(fig):
+    "A figure as a picture with nothing behind it."
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format='rgba', dpi=100, facecolor='none')
+    return Image.frombuffer('RGBA', tuple(round(100*inches) for inches in fig.get_size_inches()), buffer.getvalue())
 
 # %% ../nbs/15_stepper.ipynb #15-043
 def _answers(title, asked, classes):
     "Images under what the network calls them: green where that is right, orange where it is wrong."
-    if asked is None: return label(f'{title}: none yet', 390, 12)
+    if asked is None: return column(label(f'{title}: none yet', COLUMN))
     tiles = []
     for picture, true, pred in zip(asked.pictures, asked.labels, asked.preds):
         colour = GREEN if true == pred else ORANGE
-        tiles.append(tile(picture, 46, classes[pred], colour, colour))
+        tiles.append(tile(picture, 52, classes[pred], colour, colour))
     right = sum(true == pred for true, pred in zip(asked.labels, asked.preds))
-    rows = [beside(*tiles[i:i+8], gap=3) for i in range(0, len(tiles), 8)]
-    return below(label(f'{title}: {right} of {len(tiles)} right', 390, 12), *rows, gap=4)
+    return column(label(f'{title}: {right} of {len(tiles)} right', COLUMN), in_rows(tiles, 6, gap=5), gap=4)
 
 def step_picture(
     seen:SimpleNamespace, # of `Stepper.view`
     classes:tuple,        # names
 ) -> Image.Image:
-    "Curves, norms, the current batch, and the same held-out images each time, in green where the network is right."
+    "In columns: loss, accuracy, norms; below, this batch and the same held-out images each time, in green where right."
     batch = _answers('this batch, as the network sees it', seen.batch, classes)
     valid = _answers('held out, the same each time', seen.valid, classes)
-    return below(_curves(seen), beside(batch, valid, gap=14))
+    return below(_curves(seen), beside(batch, valid))
 
 # %% ../nbs/15_stepper.ipynb #15-048
 def _value(field, text):
@@ -410,7 +428,7 @@ def _progress(seen):
         words = (f'All {r.epochs} epochs are done (Stop, and cifar_resnet --out {seen.folder} --resume '
                  'reads the test set and draws the figures)')
     if row: words += f'; held out: loss {row["valid_loss"]:.3f}, {row["valid_accuracy"]:.1%} right'
-    return f'{words}. {"Running" if seen.running else "Paused"}.'
+    return f'{words}. {seen.state}.'
 
 def _status(seen):
     "Where a training stands, as HTML: progress, the latest changes and events, and what went wrong."
@@ -431,9 +449,11 @@ class StepperPage(widgets.VBox):
     def __init__(self, stepper):
         self.stepper, self.drawing = stepper, False
         self.picture, self.message = picture_and_message()
-        rows = [self._buttons(), self._fields()]
-        super().__init__([*map(control_row, rows), self.message, self.picture], layout=dict(align_items='flex-start'))
+        self.pictures = Columns(self.picture)
+        rows = [widgets.HTML(LOOK), *map(control_row, [self._buttons(), self._fields()])]
+        super().__init__([*rows, self.message, self.pictures], layout=dict(align_items='flex-start'))
         self.add_class('cifar-training')
+        say_tips(self)
         self.rate.observe(lambda change: self.drawing or self.ask('edit', 'lr', change['new']), 'value')
         self.field.observe(lambda change: self.show_value(), 'value')
         self.show_value()
@@ -447,7 +467,7 @@ class StepperPage(widgets.VBox):
 
     def _fields(self):
         self.rate = widgets.FloatLogSlider(
-            1e-3, min=-6, max=0, step=.05, description='learning rate', readout_format='.2g',
+            1e-3, min=-6, max=0, step=.05, description='learning rate', readout_format='.3g',
             continuous_update=False, **of_width('340px'))
         self.field = choice('or', [f for f in EDITABLE if f != 'lr'], '190px')
         self.new = widgets.Text(description='to', continuous_update=False, **of_width('110px'))
@@ -469,12 +489,13 @@ class StepperPage(widgets.VBox):
     def draw(self):
         "Show what the stepper left; if there is news afterwards, ask to be called once more."
         stepper, seen = self.stepper, self.stepper.seen
-        try: words, drawn = _status(seen), card(step_picture(seen, stepper.train.classes))
-        except Exception as e: words, drawn = message_html(sentence(e), error=True), self.picture.value
+        try: words, cards = _status(seen), cut(step_picture(seen, stepper.train.classes))
+        except Exception as e: words, cards = message_html(sentence(e), error=True), []
         self.drawing = True                                # the slider follows, and that is no change by hand
         self.rate.value = seen.rate
         self.drawing = False
-        self.message.value, self.picture.value = words, drawn
+        self.message.value = words
+        self.pictures.show(cards)
         if seen.steps == 0: self.show_value()              # after a reset
         if stepper.view() is not seen:
             stepper.fresh = True
@@ -503,5 +524,6 @@ def app(
         Augmentation=augmentation_explorer(s),
         Training=training_stepper())
     tabs = widgets.Tab(list(pages.values()))
+    tabs.add_class('cifar-app')
     for i, name in enumerate(pages): tabs.set_title(i, name)
     return tabs

@@ -107,22 +107,28 @@ class Watch:
 
 def picture(explorer): return explorer.locator('img.cifar-picture, .cifar-picture img').first
 def message(explorer): return explorer.locator('.cifar-message').first
+COLUMNS = 'img.cifar-picture, .cifar-picture img'                       # of one picture
 def shown(explorer):
-    "The address of the picture's bytes, another one after each change."
-    return picture(explorer).get_attribute('src')
+    "The addresses of the picture's bytes, others after each change."
+    return explorer.locator(COLUMNS).evaluate_all("all => all.map(img => img.src).join(' ')")
 
 
 def pixels(explorer):
     "The picture's bytes, as text: equal pictures are equal."
-    return picture(explorer).evaluate('''async img => {
-        const bytes = new Uint8Array(await (await fetch(img.src)).arrayBuffer());
-        let text = ''; for (const b of bytes) text += String.fromCharCode(b); return btoa(text) }''')
+    return explorer.locator(COLUMNS).evaluate_all('''async all => {
+        let text = '';
+        for (const img of all) {
+            const bytes = new Uint8Array(await (await fetch(img.src)).arrayBuffer());
+            for (const b of bytes) text += String.fromCharCode(b) }
+        return btoa(text) }''')
 
 
 def changed(explorer, before, within_s=20):
     "Wait until the picture is another one than `before` and is drawn; its new address."
-    img = picture(explorer).element_handle()
-    explorer.page.wait_for_function('([img, before]) => img.src !== before && img.complete && img.naturalWidth > 0', arg=[img, before], timeout=within_s*1000)
+    explorer.page.wait_for_function('''([explorer, columns, before]) => {
+        const all = [...explorer.querySelectorAll(columns)];
+        return all.map(img => img.src).join(' ') !== before && all.every(img => img.complete && img.naturalWidth > 0) }''',
+        arg=[explorer.element_handle(), COLUMNS, before], timeout=within_s*1000)
     return shown(explorer)
 
 

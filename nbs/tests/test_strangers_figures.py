@@ -341,9 +341,9 @@ def test_an_answer_that_is_no_number():
 @pytest.mark.parametrize('layer', ['stages.1.1', 'stages.3.1'])
 def test_every_method_in_the_explorer(method, layer):
     page = gradcam_explorer(SMALL, 0)
-    before = page.picture.value
+    before = page.pictures.whole().tobytes()
     page.put(method=method, layer=layer)
-    assert 'font-weight:bold' not in page.message.value and (page.picture.value == before) == (method == 'gradcam' and layer == 'stages.3.1')
+    assert 'font-weight:bold' not in page.message.value and (page.pictures.whole().tobytes() == before) == (method == 'gradcam' and layer == 'stages.3.1')
     assert ('The logit of' in page.message.value) == (method != 'layercam') == ('The maps of layercam need not add up to a logit' not in page.message.value)
 
 def of_classes(n):

@@ -1,0 +1,66 @@
+"The explorers on a telephone, 390 pixels wide, at night: nothing is cut, nothing glares, no tooltip says null."
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browsing import TABS, Watch, app_server, browser, changed, missing, open_app, open_tab, shown
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(missing('voila', 'playwright')), reason=str(missing('voila', 'playwright')))]
+WIDTH, HEIGHT = 390, 844
+# What of a page a reader cannot see: beyond the right or left edge, or cut off by an element around it.
+CUT = '''width => [...document.querySelectorAll('#rendered_cells *')].filter(e => {
+    const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+    if (!box.width || !box.height || style.visibility === 'hidden') return false;
+    const out = box.right > width + 1 || box.left < -1;
+    return out || style.overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1;
+}).map(e => `${e.tagName} ${e.className} ${e.innerText.slice(0, 40)}`)'''
+NO_TIP = '''() => [...document.querySelectorAll('[title="null"], [title="undefined"]')].map(e => `${e.tagName} ${e.className}`)'''
+
+
+@pytest.fixture(scope='module')
+def visit():
+    with app_server('--theme', 'dark') as address, browser() as b:
+        page = b.new_page(viewport=dict(width=WIDTH, height=HEIGHT))
+        watch = Watch(page, address)
+        open_app(page, address)
+        yield page
+        assert not watch.found
+
+
+@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.parametrize('tab', TABS)
+def test_nothing_is_cut(visit, tab):
+    explorer = open_tab(visit, tab)
+    if tab == 'Training':
+        old = shown(explorer)
+        explorer.get_by_role('button', name='One batch', exact=True).click()
+        changed(explorer, old, 60)
+    assert visit.evaluate('document.documentElement.scrollWidth') <= WIDTH
+    assert visit.evaluate(CUT, WIDTH) == []
+    for box in (img.bounding_box() for img in explorer.locator('.cifar-picture').all()): assert 300 < box['width'] <= 350     # as it was drawn
+
+
+@pytest.mark.trust('hard knocks', 'a narrow page')
+def test_counts_of_three_digits_are_not_cut(visit):
+    "As CIFAR-10 has them on the diagonal."
+    mistakes = open_tab(visit, 'Mistakes')
+    mistakes.locator('.cifar-matrix button').evaluate_all("all => all.forEach(b => { b.dataset.was = b.innerText; b.innerText = '888' })")
+    found = visit.evaluate(CUT, WIDTH)
+    mistakes.locator('.cifar-matrix button').evaluate_all('all => all.forEach(b => b.innerText = b.dataset.was)')
+    assert found == []
+
+
+@pytest.mark.trust('hard knocks', 'a dark page')
+@pytest.mark.parametrize('tab', TABS)
+def test_nothing_glares(visit, tab):
+    "Hardly a pixel of an explorer is nearly white: handles of sliders and letters are."
+    shot = Image.open(io.BytesIO(open_tab(visit, tab).screenshot())).convert('L')
+    assert (np.asarray(shot) > 220).mean() < .04
+
+
+@pytest.mark.trust('hard knocks', 'tooltips')
+def test_no_tooltip_is_null(visit):
+    for tab in TABS: open_tab(visit, tab)
+    assert visit.evaluate(NO_TIP) == []
