@@ -201,7 +201,8 @@ def _sweep(common, table, seeds, out, devices, **options):
     from cifar_resnet.scale import sweep
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
     named = {name: whole(told) for name, told in _recipes(table, common).items()}
-    found = sweep(named, list(map(int, seeds.split(','))), out, devices and devices.split(','), say=_progress, **options)
+    seeds, devices = list(map(int, seeds.split(','))), devices and devices.split(',')
+    found = sweep(named, seeds, out, devices, say=_progress, **options)
     for row in found['table']: _report_recipe(row)
     print(f'table: {home(out)/"sweep.json"}')
     if bad := found['failed']:

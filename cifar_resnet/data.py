@@ -281,8 +281,8 @@ def _unpacked(packed, archive, sure=True):
 
 @contextmanager
 def _new_folder(folder, sure):
-    """An empty one to fill, beside a folder that is to be. What an earlier attempt left of it is removed, if nobody else
-    can be at work there (`sure`)."""
+    """An empty one to fill, beside a folder that is to be. What an earlier attempt left of it is removed, if it is
+    `sure` that nobody else is at work there."""
     part = folder.with_name(f'{folder.name}.part')
     if sure: _remove(part)
     if sure and not os.path.lexists(part): part.mkdir()
@@ -306,7 +306,8 @@ OURS = 'cifar-10-batches-py', 'cifar-10-python.tar.gz', 'cifar-100-python', 'cif
 def _check_empty(top, archive):
     "Raise ValueError for a folder into which nothing should be fetched, saying what is in it."
     if not top.exists() or top == home(DEFAULT): return
-    found = sorted(p.name for p in top.iterdir() if p.name not in OURS and p.name[0] != '.' and p.suffix not in ('.part', '.lock'))
+    ours = lambda p: p.name in OURS or p.name[0] == '.' or p.suffix in ('.part', '.lock')
+    found = sorted(p.name for p in top.iterdir() if not ours(p))
     if not found: return
     if loose := _loose(top, archive):
         lacks = ', '.join(name for name in archive.members if name not in loose)

@@ -51,7 +51,7 @@ def sweep(
         if mixed: warnings.warn(mixed)
         options = dict(options, read_test=read_test)
         todo = [(key, fields, out, until, options) for key, fields in plan.items() if key not in rows]
-        say(_what_is_to_do(recipes, seeds, plan, todo, out, devices))
+        say(_what_is_to_do(recipes, plan, todo, out, devices))
         with closing(_each(todo, devices, until, say)) as done:
             for row in done:
                 rows[row['name'], row['seed']] = row
@@ -160,11 +160,12 @@ def _mixed(plan, rows, device, precision):
     who = '; '.join(f'{word}: {", ".join(those)}' for word, those in names.items())
     return f'this sweep mixes precisions ({who}): choose one by --precision if its rows are to be compared'
 
-def _what_is_to_do(recipes, seeds, plan, todo, out, devices):
+def _what_is_to_do(recipes, plan, todo, out, devices):
     "The first line that a sweep says."
     several = lambda n, what: f'{n:,} {what}{"s"*(n != 1)}'
-    return (f'{several(len(plan), "run")} ({several(len(recipes), "recipe")} × {several(len(plan)//len(recipes), "seed")}), '
-            f'{len(plan) - len(todo):,} of them done, in {out}; on {", ".join(map(str, devices))}')
+    product = f'{several(len(recipes), "recipe")} × {several(len(plan)//len(recipes), "seed")}'
+    return (f'{several(len(plan), "run")} ({product}), {len(plan) - len(todo):,} of them done, in {out}; '
+            f'on {", ".join(map(str, devices))}')
 
 # %% ../nbs/13_scale.ipynb #13-016
 SWEPT = ('recipe_hash epoch valid_accuracy valid_loss test_reads test_accuracy test_accuracy_tta test_loss '
@@ -299,10 +300,16 @@ class _Worker:
         self.process.join()
         self.pipe.close()
         if kind == 'raised': raise content
-        if kind == 'row' or stopping: return content if kind == 'row' else None
-        code, (name, seed) = self.process.exitcode, self.key
-        how = 'told to stop' if kind == 'stopped' else f'killed by signal {-code}' if code < 0 else f'gone (exit code {code})'
-        return dict(name=name, seed=seed, error=f'its process was {how}: the same call goes on from its last checkpoint')
+        if kind == 'row': return content
+        if stopping: return None
+        name, seed = self.key
+        return dict(name=name, seed=seed, error=f'its process was {self._ended(kind)}: the same call goes on with it')
+
+    def _ended(self, kind):
+        "How a process ended that gave no row."
+        code = self.process.exitcode
+        if kind == 'stopped': return 'told to stop'
+        return f'killed by signal {-code}' if code < 0 else f'gone (exit code {code})'
 
 @contextmanager
 def _signals_wait():

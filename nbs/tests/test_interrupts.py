@@ -192,8 +192,11 @@ def test_everybody_is_asked_to_stop(number, with_loaders):
 def test_fork(tmp_path):
     with only_one(tmp_path):
         if not (child := os.fork()):
-            with suppress(BaseException): time.sleep(60)
+            with suppress(BaseException):
+                (tmp_path/'forked').touch()
+                time.sleep(60)
             os._exit(0)
+        wait_for((tmp_path/'forked').exists)
     try:
         with only_one(tmp_path): pass
     finally: os.kill(child, signal.SIGKILL); os.waitpid(child, 0)

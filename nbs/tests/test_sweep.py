@@ -1,16 +1,18 @@
 "A sweep: several at a time, stopped and gone on with; and the command for forty epochs, which is made of sweeps."
-import json
+import json, re
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-import forty_epochs, levers
+import forty_epochs, levers, swept
 from cifar_resnet import scale as scale_module
 from cifar_resnet.cli import main, sweep_main
+from cifar_resnet.evaluate import spread, wilson
 from cifar_resnet.job import job, metrics_from_logits, report
 from cifar_resnet.scale import sweep
 from cifar_resnet.runs import read_json
@@ -139,3 +141,58 @@ def test_levers_are_the_fields_that_differ():
     assert levers.flags(asdict(Recipe(**levers.COMMON).filled())) == '(none)'
     for other in (dict(seed=1), dict(width=8)):
         with pytest.raises(ValueError, match='cannot be compared'): levers.flags({**recipe, **other})
+
+
+# What a sweep says
+
+def trust(what): return pytest.mark.trust('hard knocks', what)
+
+LINE = re.compile(r'cifar_sweep: (\w+) seed (\d+) (\d+)/2 held out \d+\.\d%, loss \d+\.\d{3}, rate [\d.e-]+, \d+\.\d s')
+
+@trust('a sweep shows each epoch of each run, in a line of its own')
+@pytest.mark.parametrize('devices', ['cpu', 'cpu,cpu'])
+def test_lines(devices, tmp_path, monkeypatch, capfd):
+    if ',' in devices: monkeypatch.setattr(scale_module, 'START', 'fork'); monkeypatch.setattr(scale_module, '_work', swept.forked)
+    (tmp_path/'table.json').write_text(json.dumps({'strict': TINY, 'mirrored': {**TINY, 'flip': 'random'}}))
+    argv = [str(tmp_path/'table.json'), '--seeds', '0,1', '--out', str(tmp_path/'sweep'), '--devices', devices]
+    assert sweep_main(argv) == 0
+    out, err = capfd.readouterr()
+    first, *lines = err.splitlines()
+    assert first == f'cifar_sweep: 4 runs (2 recipes × 2 seeds), 0 of them done, in {tmp_path/"sweep"}; on {devices.replace(",", ", ")}'
+    assert sorted(LINE.fullmatch(line).groups() for line in lines) == [(name, seed, epoch) for name in ('mirrored', 'strict') for seed in '01' for epoch in '12']
+    assert all(len(line) < 80 for line in lines) and out.splitlines()[-1] == f'table: {tmp_path/"sweep"/"sweep.json"}'
+    assert sweep_main([*argv[:2], '0,1,2', *argv[3:]]) == 0
+    first, *lines = capfd.readouterr().err.splitlines()
+    assert '6 runs (2 recipes × 3 seeds), 4 of them done' in first and len(lines) == 4
+
+@trust('a sweep shows each epoch of each run, in a line of its own')
+def test_failures_are_said_as_they_come(tmp_path):
+    said = []
+    sweep({'wild': {**TINY, 'lr': 1e30}, 'strict': TINY}, [0], tmp_path, ['cpu'], say=said.append)
+    assert said[1].startswith('wild seed 0 failed: the loss is no longer a finite number') and said[2].startswith('strict seed 0 1/2')
+
+@trust('equal runs make no sure mean')
+def test_equal_runs(tmp_path, cases):
+    "Two runs that agree to the last image: the interval is that of the images."
+    cases(3)
+    found = sweep({'strict': TINY}, [0, 1], tmp_path, ['cpu'], read_test=True)
+    rows = found['runs']
+    assert rows[0]['valid_images'] == 80 and rows[0]['test_images'] > 0
+    for right in (0, 7, 80):
+        same = [dict(row, valid_accuracy=right/80) for row in rows]
+        summary = scale_module._summary('strict', same)['valid_accuracy']
+        assert summary['sd'] == 0 and summary['ci95'] == pytest.approx(wilson(right, 80))
+    old = [{k: v for k, v in row.items() if not k.endswith('_images')} for row in rows]                     # of a sweep of an earlier version
+    assert scale_module._summary('strict', old)['valid_accuracy'] == spread([row['valid_accuracy'] for row in rows])
+
+@trust('equal runs make no sure mean')
+def test_the_interval_covers_new_seeds_and_new_images(cases):
+    "Runs of true accuracies around .9, measured on the same 500 images, which are easier or harder for all of them."
+    random, n, hits = np.random.default_rng(0), 500, []
+    cases(400)
+    for _ in range(400):
+        hard, skill = random.random(n), random.normal(.9, .01, 3)
+        found = spread([(hard < s).mean() for s in skill], n)['ci95']
+        hits.append(found[0] <= .9 <= found[1])
+    assert np.mean(hits) > .93
+    assert all(0 <= end <= 1 for end in spread([1., .5], 4)['ci95'])
