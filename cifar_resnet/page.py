@@ -28,7 +28,7 @@ try:
     from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 except ImportError:                          # Voilà is not for everybody; without it nothing is served
     Voila = AsyncMappingKernelManager = KernelHandler = Matcher = RequestHandler = object
-    TornadoVoilaHandler = VoilaKernelWebsocketHandler = object
+    FileFindHandler = TornadoVoilaHandler = VoilaKernelWebsocketHandler = object
 
 # %% ../nbs/15a_page.ipynb #15a-008
 _TITLE = 'cifar_resnet: look inside a network'
@@ -208,7 +208,7 @@ def _sent_by_another(request):
 
 # %% ../nbs/15a_page.ipynb #15a-021
 MOST = 4                                     # pages at once
-LONE_S = 5                                   # that a kernel waits for its page; and it has 5 more to save and end
+LONE_S = 7                                   # that a kernel waits for its page to come back: 10 with its end
 CONNECT_S = 60                               # of a page that has been sent, until it connects
 _MINE = ContextVar('kernel')                 # the kernel that the page at hand will have
 
@@ -262,6 +262,12 @@ def _answer(handler, status, words):
     handler.set_status(status)
     handler.finish(f'<!doctype html><meta charset="utf-8"><title>cifar_app</title><p>{html.escape(words)}</p>\n')
 
+class _Brief:
+    "Errors are one sentence, and no template of Jupyter's."
+    def write_error(self, status, **how):
+        if status == 404: return _answer(self, status, 'There is no such thing here (any more): reload the page.')
+        _answer(self, status, 'This could not be done: the terminal that runs cifar_app says why.')
+
 class _Refused(Matcher):
     "Asked before all other rules: matches what may not come in."
     def __init__(self, door): self.door = door
@@ -272,7 +278,7 @@ class _Refused(Matcher):
 class _Refusal(RequestHandler):
     def prepare(self): _answer(self, 403, self.path_args[0])
 
-class _Page(TornadoVoilaHandler):
+class _Page(_Brief, TornadoVoilaHandler):
     "A page, and the kernel that it has."
     SUPPORTED_METHODS = ('GET',)
 
@@ -287,8 +293,6 @@ class _Page(TornadoVoilaHandler):
             self.write(text)
             self.flush()
 
-    def write_error(self, status, **how): _answer(self, status, _BROKEN)
-
     def on_connection_close(self):
         "Closed while Python was starting."
         super().on_connection_close()
@@ -301,18 +305,17 @@ class _Page(TornadoVoilaHandler):
 _FULL = (f'{MOST} pages are open, each with a Python of its own, and that is the most: close one of them, '
          'and reload this page after ten seconds.')
 
-_BROKEN = 'This page could not be made: the terminal that runs cifar_app says why.'
-
-class _Kernel(KernelHandler):
+class _Kernel(_Brief, KernelHandler):
     "What the page asks of its kernel before it connects; nothing can be done to it."
     SUPPORTED_METHODS = ('GET',)
 
-class _Line(VoilaKernelWebsocketHandler):
+class _Line(_Brief, VoilaKernelWebsocketHandler):
     "The connection of a page to its kernel, as long as that is not being ended."
     async def pre_get(self):
         if self.kernel_id not in self.kernel_manager.pages: raise HTTPError(404)
         await super().pre_get()
-    def write_error(self, status, **how): _answer(self, status, 'There is no such Python (any more): reload the page.')
+
+class _Widgets(_Brief, FileFindHandler): pass
 
 class _End(RequestHandler):
     "The last request of a page."
@@ -335,7 +338,7 @@ class _Server(Voila):
             (r'/voila/api/shutdown/(.*)', _End),
             (r'/voila/templates/(cifar_resnet/static/.+)', TemplateStaticFileHandler),
             theirs[MultiStaticFileHandler],
-            theirs[FileFindHandler],                     # widgets
+            (theirs[FileFindHandler][0], _Widgets, theirs[FileFindHandler][2]),
         ]
 
 def _voila_config(folder, address, port, theme, door):
@@ -355,7 +358,7 @@ def _voila_config(folder, address, port, theme, door):
         VoilaExecutor=dict(cell_error_instruction=told, timeout=600),
         KernelManager=dict(
             transport_encryption='auto',                 # between server and kernels, where Jupyter can
-            shutdown_wait_time=5))                       # a training is saved; then it is killed
+            shutdown_wait_time=3))                       # then it is killed
 
 # %% ../nbs/15a_page.ipynb #15a-026
 def serve(
