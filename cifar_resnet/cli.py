@@ -320,7 +320,8 @@ def bench_main(argv:list=None) -> int: # exit code
 # %% ../nbs/17_cli.ipynb #17-034
 def app_main(argv:list=None) -> int: # exit code
     "The command `cifar_app`."
-    parser = _parser('cifar_app', 'Serve the explorers as a web page, until Ctrl-C, for who has the address that is printed.')
+    parser = _parser('cifar_app', 'Serve the explorers as a web page, until Ctrl-C, '
+                                  'for who has the address that is printed.')
     add = parser.add_argument
     add('--run', metavar='DIR',
         help="explore this finished run's network and images; default: a network that comes with the package")

@@ -9,6 +9,7 @@ __all__ = ['UPLOAD_MB', 'MOST', 'LONE_S', 'CONNECT_S', 'listen_at', 'Door', 'doo
 import asyncio, html, json, logging, os, secrets, socket, sys, tempfile, webbrowser
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -173,7 +174,7 @@ def refusal(
         return 'There is no such file.'
     if request.method == 'GET' and request.path == '/' and _told_token(request, door): return ''
     if not _same(_cookie(request, door), door.token):
-        return 'This page is for who started it: open the address that cifar_app printed in its terminal, token and all.'
+        return 'This page is for who started it: open the address that cifar_app printed, token and all.'
     if _sent_by_another(request):
         return 'Another web site asked for this: open the address that cifar_app printed in its terminal.'
     return ''
@@ -216,7 +217,8 @@ class _Kernels(AsyncMappingKernelManager):
     "A Python for each page, which ends with it."
     def __init__(self, **how):
         super().__init__(**how)
-        self.pages, self.timers = {}, {}                 # by the kernel's id: has it ever been connected? when does it end?
+        self.pages = {}                                  # kernel's id -> has it ever been connected?
+        self.timers = {}                                 # kernel's id -> when it ends
 
     async def room_for(self, kernel_id, wait_s=3):
         "Take a place for a page, waiting a moment for one to become free."
@@ -236,7 +238,7 @@ class _Kernels(AsyncMappingKernelManager):
         self.cancel(kernel_id)
         if kernel_id not in self.pages: return
         connected = self.pages.pop(kernel_id)
-        if kernel_id in self: await self.shutdown_kernel(kernel_id, now=not connected)    # nothing begun, nothing to end
+        if kernel_id in self: await self.shutdown_kernel(kernel_id, now=not connected)
 
     def end_after(self, seconds, kernel_id):
         "End it then, unless it is connected before."
@@ -309,7 +311,7 @@ class _Kernel(_Brief, KernelHandler):
     "What the page asks of its kernel before it connects; nothing can be done to it."
     SUPPORTED_METHODS = ('GET',)
 
-class _Line(_Brief, VoilaKernelWebsocketHandler):
+class _Connection(_Brief, VoilaKernelWebsocketHandler):
     "The connection of a page to its kernel, as long as that is not being ended."
     async def pre_get(self):
         if self.kernel_id not in self.kernel_manager.pages: raise HTTPError(404)
@@ -334,12 +336,16 @@ class _Server(Voila):
             (_Refused(self.door), _Refusal),
             (r'/', _Page, theirs[TornadoVoilaHandler][2]),
             (kernel, _Kernel),
-            (f'{kernel}/channels', _Line),
+            (f'{kernel}/channels', _Connection),
             (r'/voila/api/shutdown/(.*)', _End),
             (r'/voila/templates/(cifar_resnet/static/.+)', TemplateStaticFileHandler),
             theirs[MultiStaticFileHandler],
             (theirs[FileFindHandler][0], _Widgets, theirs[FileFindHandler][2]),
         ]
+
+    def listen(self):
+        self.app.listen = partial(self.app.listen, max_body_size=2**16)      # pictures come by the connection
+        super().listen()
 
 def _voila_config(folder, address, port, theme, door):
     "How Voilà is to serve the notebook in `folder`."
@@ -371,7 +377,8 @@ def serve(
 ):
     """Serve the explorers until Ctrl-C, for who has the address that is printed.
 
-    Raises ValueError, before anything is served, if Voilà is not installed, or something is wrong with a run, a port or an address."""
+    Raises ValueError, before anything is served, if Voilà is not installed, or something is wrong with the run,
+    the port or the address."""
     if Voila is object: raise ValueError("this needs Voilà: pip install 'cifar_resnet[app]'")
     from cifar_resnet.core import home
     from cifar_resnet.explore import subject

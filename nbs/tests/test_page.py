@@ -20,7 +20,7 @@ page.MOST, page.CONNECT_S, page.LONE_S, page.UPLOAD_MB = 2, 3, 2, 1
 notebook = page._app_notebook
 def light(*args):
     nb = notebook(*args)
-    nb['cells'][0]['source'] = f'import ipywidgets, os, time; time.sleep(5*os.path.exists({os.path.abspath("slow")!r})); ipywidgets.IntSlider()'
+    nb['cells'][0]['source'] = f'import ipywidgets, os, time; time.sleep(120*os.path.exists({os.path.abspath("slow")!r})); ipywidgets.IntSlider()'
     return nb
 page._app_notebook = light
 '''
@@ -193,7 +193,14 @@ def test_requests(app, how, status):
 
 
 @voila
-@pytest.mark.trust('hard knocks', 'a kernel of cifar_app ends with its page')
+@stranger
+def test_a_stranger_cannot_fill_the_memory(app):
+    "What is announced as large is not read at all."
+    assert ask(app, method='POST', cookie='', Content_Length=str(50*2**20))[0] == 400
+
+
+@voila
+@lifetime
 def test_a_kernel_from_its_page_to_its_end(app, cases):
     cases(12)
     status, kernel = open_page(app)

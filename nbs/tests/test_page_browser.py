@@ -155,11 +155,14 @@ def test_files_too_large(chrome, app, cases):
     watch = Watch(page, app.address)
     said, size = page.locator('#said'), page.locator('.widget-label').last
     for sizes, mb in (([3*2**20 + 1], 4), ([2*2**20]*2, 4)):
+        before = size.inner_text()
         choose(page, *sizes)
         said.wait_for(state='visible', timeout=20_000)
         assert f'has {mb} MB, and at most 3 can be sent: make the picture smaller' in said.inner_text() and '<b>photo</b>' in said.inner_text()
-        choose(page, 1000 + mb)                                                   # and a small one after it
-        until(lambda: size.inner_text() == f'{1000 + mb} bytes', 30)
+        page.wait_for_timeout(1000)
+        assert size.inner_text() == before                                        # it was not sent
+        choose(page, 1000 + len(sizes))                                                   # and a small one after it
+        until(lambda: size.inner_text() == f'{1000 + len(sizes)} bytes', 30)
         assert not said.is_visible()
     choose(page, 3*2**20)
     until(lambda: size.inner_text() == f'{3*2**20} bytes', 30)
