@@ -6,7 +6,7 @@
 __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep_main', 'explain_main', 'bench_main', 'app_main']
 
 # %% ../nbs/17_cli.ipynb #17-003
-import hashlib, io, json, logging, math, os, re, socket, sys, tempfile, unicodedata, warnings, webbrowser
+import hashlib, io, json, math, os, re, sys, unicodedata, warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections import Counter
 from contextlib import suppress
@@ -383,140 +383,24 @@ def bench_main(argv:list=None) -> int: # exit code
         return run(argv=argv, **args)
     return _run('cifar_bench', action)
 
-# %% ../nbs/17_cli.ipynb #17-032
-_TITLE = 'cifar_resnet: look inside a network'
-# Voilà's own page fetches icons from a public server and says "Executing 1 of 1" while Python starts:
-# ours asks this machine alone, and says what it does.
-_PAGE = '''
-{%- extends 'voila/templates/lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block notebook_css -%}
-{{ resources.include_js("static/voila-style.js") }}
-{{ super.super() }}
-<style>
-  html, body {
-    background: {{ '#212121' if resources.theme == 'dark' else 'white' }};
-    color: {{ '#eee' if resources.theme == 'dark' else '#222' }} }
-  .jp-mod-noOutputs.jp-mod-noInput { display: none }
-  #loading, #rendered_cells > div {
-    display: block; max-width: 1200px; margin: auto; padding: 2px 6px; font-family: system-ui, sans-serif }
-  h1 { font-size: 1.25rem; margin: 8px 10px }
-  #loading p { margin: 10px; animation: breathe 2s infinite alternate } @keyframes breathe { to { opacity: .4 } }
-</style>
-{%- endblock -%}
-{%- block body_header -%}
-<link rel="icon" href="data:;base64,=">
-<body class="jp-Notebook theme-{{resources.theme}}" data-base-url="{{resources.base_url}}voila/" data-voila="voila"
-  data-jp-theme-light="{{ 'false' if resources.theme == 'dark' else 'true' }}"
-  data-jp-theme-name="JupyterLab {{ resources.theme.capitalize() }}">
-<div id="loading" role="status"><h1>{{ nb.metadata.title }}</h1>
-<p>Python is starting and the network is being read: some seconds.</p></div>
-<noscript><p>This page needs JavaScript.</p></noscript>
-{{ voila_setup_helper_functions() }}
-<script>window.voila_process = () => {}</script>
-<div id="rendered_cells" style="display: none">
-  <div><h1>{{ nb.metadata.title }}</h1>
-{%- endblock -%}
-'''
-
-def _app_files(folder, run, data_dir=None):
-    "Write what Voilà serves: a notebook of one cell that works in this folder, this Python as its kernel, our page."
-    page = folder/'voila'/'templates'/'cifar_resnet'/'index.html.j2'
-    files = {
-        folder/'app.ipynb': json.dumps(_app_notebook(run, data_dir)),
-        folder/'kernels'/'cifar_resnet'/'kernel.json': json.dumps(_app_kernel()),
-        page: _PAGE,
-        page.with_name('conf.json'): '{"base_template": "lab"}',
-    }
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding='utf-8')
-    return folder/'app.ipynb'
-
-def _app_notebook(run, data_dir):
-    told = '' if run is None else ascii(str(run)) + (f', {ascii(str(data_dir))}' if data_dir else '')
-    source = (f'import os; os.chdir({ascii(os.getcwd())})\nfrom cifar_resnet.stepper import app\n'
-              f'app({told})')
-    cell = dict(cell_type='code', id='app', source=source, metadata={}, outputs=[], execution_count=None)
-    about = dict(title=_TITLE, kernelspec=dict(name='cifar_resnet', display_name='cifar_resnet', language='python'))
-    return dict(cells=[cell], metadata=about, nbformat=4, nbformat_minor=5)
-
-def _app_kernel():
-    command = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
-    return dict(argv=command, display_name='cifar_resnet', language='python',
-                metadata=dict(supported_encryption=['curve']))
-
 # %% ../nbs/17_cli.ipynb #17-034
-def _free_port(ip, port) -> int:
-    "The port, or any free one for 0. Raises ValueError if the address cannot be listened at."
-    if not 0 <= port <= 65535: raise ValueError(f'port {port} must be at most 65535, and at least 0 (any free one)')
-    try:
-        passive = dict(type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = socket.getaddrinfo(ip, port, **passive)[0]
-    except (OSError, UnicodeError):
-        raise ValueError(f'ip {ip!r} is no address: give one of this machine, such as 127.0.0.1') from None
-    try:
-        with socket.create_server(address, family=family) as found: return found.getsockname()[1]
-    except OSError as e:
-        raise ValueError(f'{ip}:{port} cannot be listened at ({e.strerror}): choose another --port or --ip') from None
-
-def _voila_config(folder, ip, port, theme):
-    "How Voilà is to serve the notebook in `folder`."
-    told = 'The explorers could not start: the terminal that runs cifar_app says why.'
-    return import_module('traitlets.config').Config(
-        Voila=dict(
-            ip=ip, port=port, port_retries=0, notebook_path=str(folder/'app.ipynb'), connection_dir_root=str(folder),
-            config_file_paths=[], log_level='ERROR',
-            tornado_settings=dict(websocket_max_message_size=100*2**20)),         # an uploaded picture is one message
-        VoilaConfiguration=dict(
-            template='cifar_resnet', theme=theme, file_allowlist=[],
-            allow_template_override='NO', allow_theme_override='NO'),
-        VoilaExecutor=dict(cell_error_instruction=told, timeout=600),
-        KernelManager=dict(transport_encryption='auto'),         # between server and kernels, where Jupyter can
-        MappingKernelManager=dict(cull_idle_timeout=600, cull_interval=60))  # of pages that were closed unnoticed
-
 def app_main(argv:list=None) -> int: # exit code
     "The command `cifar_app`."
-    parser = _parser('cifar_app', 'Serve the explorers as a web page, until Ctrl-C.')
+    parser = _parser('cifar_app', 'Serve the explorers as a web page, until Ctrl-C, '
+                                  'for who has the address that is printed.')
     add = parser.add_argument
     add('--run', metavar='DIR',
         help="explore this finished run's network and images; default: a network that comes with the package")
     add('--data_dir', metavar='DIR', help="where the run's data lies, if not in the usual place")
     add('--ip', default='127.0.0.1', metavar='TEXT',
-        help='the address to listen at; 0.0.0.0: everyone who reaches this machine may use it '
-             '(default: 127.0.0.1, only this machine)')
+        help='the address to listen at; 0.0.0.0: other machines reach it too, and whoever has the printed address, '
+             'with its token, may use it (default: 127.0.0.1, only this machine)')
     add('--port', type=int, default=8866, metavar='INT', help='0: any free one (default: 8866)')
     add('--theme', choices=('light', 'dark'), default='light', help='(default: light)')
     add('--no_browser', action='store_true', help='only print the address')
-    args = parser.parse_args(argv)
-    return _run('cifar_app', lambda: _app(args.run, args.data_dir, args.ip, args.port, args.theme, not args.no_browser))
-
-def _app(run, data_dir, ip, port, theme, open_browser):
-    try: Voila = import_module('voila.app').Voila
-    except ImportError: raise ValueError("this needs Voilà: pip install 'cifar_resnet[app]'") from None
-    from cifar_resnet.core import home
-    from cifar_resnet.explore import subject
-    port, run, data_dir = _free_port(ip, port), *(p and home(p).resolve() for p in (run, data_dir))
-    subject(run, data_dir)                                      # what is wrong is said here, not to a visitor
-    with tempfile.TemporaryDirectory(prefix='cifar_app-') as folder:
-        _serve(Voila, Path(folder).resolve(), (run, data_dir), ip, port, theme, open_browser)
-
-def _serve(Voila, folder, shown, ip, port, theme, open_browser):
-    "Serve until Ctrl-C."
-    _app_files(folder, *shown)
-    old = os.environ.get('JUPYTER_PATH')
-    os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [str(folder), old]))    # our page and kernel
-    logging.getLogger('tornado.general').setLevel(logging.ERROR)      # it complains of a setting of Jupyter's own
-    server = Voila(config=_voila_config(folder, ip, port, theme))
-    host = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(ip, ip)
-    address = f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
-    def listening():
-        print(f'{address}   (Ctrl-C ends it)', flush=True)
-        if open_browser: webbrowser.open(address)
-    server.launch_browser = listening                                                # Voilà calls it once it listens
-    try:
-        server.initialize([])
-        server.start()
-    finally:
-        os.environ.pop('JUPYTER_PATH') if old is None else os.environ.update(JUPYTER_PATH=old)
+    args = vars(parser.parse_args(argv))
+    args['open_browser'] = not args.pop('no_browser')
+    def action():
+        from cifar_resnet.page import serve
+        serve(**args)
+    return _run('cifar_app', action)

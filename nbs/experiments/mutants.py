@@ -364,7 +364,7 @@ MUTANTS = {
         ('a report of another run is published', "if found['part'] != part or abs(found['accuracy'] - accuracy) > 1e-6:", 'if False:'),
         ('a released file lies there before it is measured', '(draft := Path(place)/path.name).write_bytes(', 'write_atomic(draft := path, '),
         ('run.json is published first', 'for name in reversed(PUBLISHED): write_atomic', 'for name in PUBLISHED: write_atomic'),
-        ('what a death in the first write leaves is a stranger', "ours = 'checkpoints', 'run.json.part'", "ours = 'checkpoints',"),
+        ('what a death in the first write leaves is a stranger', "REMAINS = 'checkpoints', '.lock', 'run.json.part'", "REMAINS = 'checkpoints', '.lock'"),
         ('the data are called as the recipe calls them', 'data=t.data_name, data_sha256', 'data=t.recipe.dataset, data_sha256'),
         ('a run does not say its precision', 'precision=t.precision, **computed_by', "precision='float32', **computed_by"),
         ('flags that mean nothing are taken in silence', 'plateau = [k for k in asked if', 'plateau = [k for k in () if'),

@@ -3,6 +3,7 @@ import json, os, re, select, shutil, signal, socket, subprocess, sys, tempfile, 
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -41,22 +42,49 @@ def end(process, by=signal.SIGINT, within=90):
 
 
 @contextmanager
-def app_server(*flags):
-    "The command `cifar_app` on a free port: yields its address, as it prints it."
+def app_process(*flags, before='', **env):
+    "The command `cifar_app` on a free port, after the Python `before`: its address as printed, token, process id, and a file of what it complains of."
     with tempfile.TemporaryDirectory() as folder:                      # what is trained by hand lands there
-        process = subprocess.Popen([sys.executable, '-c', APP, '--port', '0', '--no_browser', *flags], stdout=subprocess.PIPE, text=True, cwd=folder)
+        said = Path(folder)/'said'
+        with open(said, 'wb') as f:
+            process = subprocess.Popen([sys.executable, '-c', f'{before}\n{APP}', '--port', '0', '--no_browser', *flags], stdout=subprocess.PIPE, stderr=f, text=True, cwd=folder, env={**os.environ, **env})
         try:
             if not select.select([process.stdout], [], [], STARTING_S)[0]: raise TimeoutError(f'cifar_app said nothing for {STARTING_S} s')
             line = process.stdout.readline()
-            if not line.startswith('http'): raise RuntimeError(f'cifar_app did not start (exit code {process.wait()}): it says why above')
-            yield line.split()[0]
+            if not line.startswith('http'): raise RuntimeError(f'cifar_app did not start (exit code {process.wait()}): {said.read_text()}')
+            address = line.split()[0]
+            yield SimpleNamespace(address=address, token=address.partition('token=')[2], pid=process.pid, said=said)
         finally: end(process)
+
+
+@contextmanager
+def app_server(*flags):
+    "The command `cifar_app` on a free port: yields its address, as it prints it."
+    with app_process(*flags) as app: yield app.address
+
+
+def kernels(app):
+    "The process ids of the Pythons that a `cifar_app` has started."
+    import psutil
+    def is_kernel(p):
+        try: return 'ipykernel_launcher' in p.cmdline()
+        except psutil.Error: return False
+    return {p.pid for p in psutil.Process(app.pid).children(recursive=True) if is_kernel(p)}
+
+
+def until(condition, within_s, what='it never came to that'):
+    "Wait for something to hold; the seconds that it took."
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < within_s, what
+        time.sleep(.05)
+    return time.monotonic() - start
 
 
 @contextmanager
 def lab_server(folder, cells, theme='JupyterLab Light'):
     "JupyterLab with a notebook of these cells, and a kernel that is this Python: yields the notebook's address."
-    from cifar_resnet.cli import _app_files
+    from cifar_resnet.page import _app_files
     folder, port = Path(folder), free_port()
     path = _app_files(folder, None)
     nb = json.loads(path.read_text())

@@ -49,6 +49,7 @@ def test_a_port_in_use(capsys):
 
 
 def test_without_voila(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'cifar_resnet.page', raising=False)
     monkeypatch.setitem(sys.modules, 'voila', None)
     monkeypatch.setitem(sys.modules, 'voila.app', None)
     assert app_main([]) == 2
@@ -62,11 +63,11 @@ def test_it_says_where_serves_and_ends_cleanly(tmp_path):
     other.mkdir(parents=True)
     (other/'kernel.json').write_text(json.dumps(dict(argv=['/bin/false'], display_name='another', language='python')))
     process = start('--port', '0', env={**os.environ, 'TMPDIR': str(tmp_path), 'JUPYTER_PATH': str(tmp_path)}, cwd=tmp_path)
-    address = re.fullmatch(r'(http://127\.0\.0\.1:\d+/)   \(Ctrl-C ends it\)\n', process.stdout.readline())[1]
-    with urlopen(address, timeout=180) as page: html = page.read().decode()            # a kernel is at work now
+    address, token = re.fullmatch(r'(http://127\.0\.0\.1:\d+/)(\?token=[\w-]{32})   \(Ctrl-C ends it\)\n', process.stdout.readline()).groups()
+    with urlopen(address + token, timeout=180) as page: html = page.read().decode()            # a kernel is at work now
     assert '<title>cifar_resnet: look inside a network</title>' in html and 'vnd.jupyter.widget-view' in html
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)                      # all from this machine
-    with urlopen(f'{address}?theme=dark&template=reveal', timeout=180) as page: assert 'theme-light' in page.read().decode()
+    with urlopen(f'{address}{token}&theme=dark&template=reveal', timeout=180) as page: assert 'theme-light' in page.read().decode()
     with pytest.raises(OSError): socket.create_connection((outer_address(), int(address.split(':')[2][:-1])), timeout=2)
     code, took = end(process)
     out, err = process.communicate()
