@@ -164,6 +164,7 @@ def _advice(path, archive):
 def _reading(path, archive):
     "What goes wrong inside the block is said of the file."
     try: yield
+    except MemoryError: raise
     except Exception as e:
         if str(path) in str(e): raise
         raise ValueError(f'{path} is no {archive.title} batch: {e!r}; {_advice(path, archive)}') from e
@@ -370,6 +371,7 @@ def _read_parquet(top):
             tables = [read(p).to_pydict() for p in files]
             planes = [_planes(cell['bytes']) for t in tables for cell in t['img']]
             labels = [label for t in tables for label in t['label']]
+        except MemoryError: raise
         except Exception as e:
             raise ValueError(f'{folder} does not hold CIFAR-10 as the hub has it ({e!r}): '
                              f'name the folder (--data_dir) that contains {FOLDER}') from e
@@ -452,6 +454,7 @@ def test_notes(
     try:
         if not path.is_file(): raise ValueError('not a file')
         return _read_notes(json.loads(path.read_bytes()))
+    except MemoryError: raise
     except Exception as e:
         advice = 'put the right file there, or delete it and do without'
         raise ValueError(f'{path} holds no notes on test images: {e!r}; {advice}') from e

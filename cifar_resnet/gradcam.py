@@ -181,6 +181,7 @@ def _read_map(name, read, out, images, model, trace):
         raise ValueError(f'layer {name} returns no tensor that could be a map (B,C,h,w), or was not called '
                          f'(in a compiled part, perhaps): {choices(model, trace)}')
     try: a = read(out.detach())
+    except MemoryError: raise
     except Exception as e: raise ValueError(f'reshape does not fit {told(out)} of layer {name}: {e}') from e
     if not isinstance(a, Tensor) or a.dim() != 4 or len(a) != len(images):
         raise ValueError(f'layer {name} must give a map (B,C,h,w) for each of {len(images)} images, not {told(a)}')

@@ -40,6 +40,7 @@ def _chosen(returned, output):
     "The part of what a model returns that holds the logits."
     if callable(output):
         try: return output(returned)
+        except MemoryError: raise
         except Exception as e:
             raise ValueError(f'output does not fit what the model returns, {_described(returned)}: {e!r}') from e
     if output is not None:
@@ -383,6 +384,7 @@ def _grown(model, trace):
     with torch.inference_mode(False), torch.no_grad():
         x = _noise(trace.images, trace.span, 1, 2)
         try: _each_run(model, x, lambda key, _, a: shapes.update({key: tuple(a.shape)}))
+        except MemoryError: raise
         except Exception: pass                                       # what had returned by then is known
     return shapes
 

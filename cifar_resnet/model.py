@@ -205,7 +205,7 @@ def _said(metadata):
 def _ours(path):
     "What is wrong with a file becomes a sentence that names it."
     try: yield
-    except OSError: raise
+    except (OSError, MemoryError): raise
     except Exception as e:
         reason = ' '.join(str(e).split())[:300]
         raise ValueError(f'{path} does not hold the weights of one of our models ({reason})') from e

@@ -148,6 +148,7 @@ def load_checkpoint(
     for path in reversed(_checkpoints(folder)):
         try:
             state = torch.load(io.BytesIO(_verified(path)), map_location=device, weights_only=True)
+        except MemoryError: raise                                     # an older one would need as much
         except Exception as e:
             passed.append(f'{path.name}: {(str(e) or repr(e)).splitlines()[0]}')
             continue

@@ -1,5 +1,6 @@
 """Small files that are made to cost: what they would take is known before they are decoded, and said."""
-import struct, time, warnings, zlib
+import ast, struct, time, warnings, zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -93,3 +94,22 @@ def test_memory_that_is_not_there_is_not_the_pictures_fault(where, monkeypatch):
     def full(*args, **kw): raise MemoryError
     monkeypatch.setattr(pictures.ImageOps, where, full)
     with pytest.raises(MemoryError): read_picture(Image.new('RGB', (40, 40)))
+
+
+SHOWN = 'explore', 'stepper', 'cli', 'page'                   # they show what they catch, in its own words
+HANDED_ON = '_work', '_listen'                                # they send it to who asked, as it is
+AFTERWARDS = '_why',                                          # what was to be read has failed for another reason
+
+def careless(path):
+    "The functions of a module that catch Exception, and would take a MemoryError for something else."
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef) or function.name in HANDED_ON + AFTERWARDS: continue
+        for node in ast.walk(function):
+            caught = [ast.unparse(h.type) if h.type else '' for h in getattr(node, 'handlers', ())]
+            if 'Exception' in caught and 'MemoryError' not in ' '.join(caught[:caught.index('Exception')]): yield function.name
+
+@costly
+def test_no_module_takes_lack_of_memory_for_something_else():
+    modules = [p for p in Path(pictures.__file__).parent.glob('*.py') if p.stem not in SHOWN]
+    assert {p.stem: [*careless(p)] for p in modules} == {p.stem: [] for p in modules}
+    assert [*careless(Path(pictures.__file__).parent/'stepper.py')]                     # so it does find some
