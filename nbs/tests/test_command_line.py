@@ -13,7 +13,7 @@ from cifar_resnet.job import epoch_line, time_to_go
 from cifar_resnet.recipe import CHOICES, Recipe, near, recipe_from
 from cifar_resnet.train import BACKENDS, Training
 
-def hard(kind): return pytest.mark.trust('hard knocks', kind)
+def hard(kind): return pytest.mark.trust('commands and figures', kind)
 
 TINY = '--dataset shapes10 --width 2 --epochs 3 --limit 400 --device cpu --no_test'.split()
 EPOCHS = re.compile(r'^epoch (\d+)/3: ')

@@ -55,7 +55,7 @@ def run_all(name):
     return json.loads(nb.cells[-1].outputs[-1]['text'])
 
 
-@pytest.mark.trust('hard knocks', 'explorers after Run All')
+@pytest.mark.trust('page and explorers', 'explorers after Run All')
 @pytest.mark.parametrize('name, kinds', [
     ('14_explore.ipynb', ['augmentation', 'demo', 'gradcam', 'gradcam', 'mistakes']),
     ('15_stepper.ipynb', ['augmentation', 'gradcam', 'mistakes', 'training', 'training'])])
@@ -66,7 +66,7 @@ def test_every_explorer_answers(name, kinds, cases):
     for f in found: assert f['answers'] and not f['fails'], f
 
 
-@pytest.mark.trust('hard knocks', 'explorers after Run All')
+@pytest.mark.trust('page and explorers', 'explorers after Run All')
 @pytest.mark.parametrize('name, shows', [('14_explore.ipynb', 'gradcam_explorer()'), ('15_stepper.ipynb', 'app()')])
 def test_the_first_thing_is_an_explorer(name, shows):
     cells = [c for c in json.loads((NOTEBOOKS/name).read_text())['cells'] if c['cell_type'] == 'code']
@@ -91,7 +91,7 @@ def press(page, name):
     return page.message.value
 
 
-@pytest.mark.trust('hard knocks', 'words of the stepper')
+@pytest.mark.trust('page and explorers', 'words of the stepper')
 def test_stopped_is_not_paused(page):
     assert 'Ready.' in page.message.value
     assert 'Ready.' in press(page, 'Stop')                    # nothing was trained, nothing is saved
@@ -99,7 +99,7 @@ def test_stopped_is_not_paused(page):
         assert f'. {state}.' in press(page, name), name
 
 
-@pytest.mark.trust('hard knocks', 'words of the stepper')
+@pytest.mark.trust('page and explorers', 'words of the stepper')
 def test_three_digits_of_the_rate(page):
     "1.26e-4 is not 1.3e-4."
     assert page.rate.readout_format == '.3g'
@@ -124,7 +124,7 @@ ROW = dict(epoch=1, lr=1e-3, train_loss=2., train_accuracy=.125, valid_loss=1.8,
 ONE = SimpleNamespace(losses=[(1, 2.3)], history=[ROW], batches=1, steps=1, edits=[])
 
 
-@pytest.mark.trust('hard knocks', 'axes')
+@pytest.mark.trust('page and explorers', 'axes')
 @pytest.mark.parametrize('seen', [EMPTY, ONE], ids=['nothing yet', 'one batch'])
 def test_axes_of_a_training_that_began(seen):
     ax = axes_of(seen, stepper_module._loss_curve)
@@ -133,7 +133,7 @@ def test_axes_of_a_training_that_began(seen):
     assert ax.get_xlim() == (.5, 2.5) and all(t.endswith('%') for t in ticks(ax, 'y'))
 
 
-@pytest.mark.trust('hard knocks', 'axes')
+@pytest.mark.trust('page and explorers', 'axes')
 def test_numbers_of_batches_and_epochs_are_whole():
     seen = SimpleNamespace(**{**vars(EMPTY), 'batches': 3, 'norms': {'stem': (1., 1.)}})
     found, old = [], stepper_module._transparent
@@ -143,7 +143,7 @@ def test_numbers_of_batches_and_epochs_are_whole():
     for ax in found[0].axes[:2]: assert all(t == int(t) for t in ax.get_xticks())
 
 
-@pytest.mark.trust('hard knocks', 'axes')
+@pytest.mark.trust('page and explorers', 'axes')
 @pytest.mark.parametrize('n', [1, 2, 3, 40])
 def test_curves_of_few_epochs(n):
     fig = curves([{**ROW, 'epoch': e} for e in range(1, n + 1)])
@@ -162,7 +162,7 @@ def bins(n):
     return np.stack([images, conf, conf], 1)
 
 
-@pytest.mark.trust('hard knocks', 'few images')
+@pytest.mark.trust('page and explorers', 'few images')
 @pytest.mark.parametrize('n, said', [(49, 'only 49 images'), (297, 'only 297 images'), (305, ''), (9001, '')])
 def test_a_diagram_of_few_images_says_so(n, said):
     fig = reliability((.1, bins(n)), (.1, bins(n)))
@@ -174,7 +174,7 @@ def test_a_diagram_of_few_images_says_so(n, said):
         assert all(t.endswith('%') for t in ticks(ax, 'y'))
 
 
-@pytest.mark.trust('hard knocks', 'few images')
+@pytest.mark.trust('page and explorers', 'few images')
 def test_a_diagram_of_many_images_has_room():
     "Without a rare bin the two diagrams fill the figure."
     many = bins(9001)
@@ -190,7 +190,7 @@ def light(colour):
     return np.where(c <= .04045, c/12.92, ((c + .055)/1.055)**2.4) @ [.2126, .7152, .0722]
 
 
-@pytest.mark.trust('hard knocks', 'a dark page')
+@pytest.mark.trust('page and explorers', 'a dark page')
 @pytest.mark.parametrize('paper', ['#ffffff', '#111111', '#212121'])
 def test_letters_can_be_read_on_any_page(paper):
     low, high = sorted([light(INK), light(paper)])
@@ -200,7 +200,7 @@ def test_letters_can_be_read_on_any_page(paper):
 def all_explorers(s, page): return [gradcam_explorer(s), mistake_explorer(s), augmentation_explorer(s), page]
 
 
-@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.trust('page and explorers', 'a narrow page')
 def test_pictures_are_columns_on_nothing(page, cases):
     press(page, 'One batch')
     cases(4)
@@ -211,7 +211,7 @@ def test_pictures_are_columns_on_nothing(page, cases):
         assert explorer.pictures.whole().width == sum(c.width for c in columns)
 
 
-@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.trust('page and explorers', 'a narrow page')
 def test_no_word_is_cut(page, monkeypatch):
     "With the names of CIFAR-10, at the size of a telephone."
     s = replace(SMALL, data=Images(SMALL.data.images, SMALL.data.labels, tuple(CIFAR)))
@@ -229,7 +229,7 @@ def test_no_word_is_cut(page, monkeypatch):
     assert cut                                               # the watch works
 
 
-@pytest.mark.trust('hard knocks', 'the menu of layers')
+@pytest.mark.trust('page and explorers', 'the menu of layers')
 def test_ten_layers_and_all():
     page = gradcam_explorer(SMALL)
     names = lambda: [name for _, name in page.controls['layer'].options]
@@ -245,7 +245,7 @@ def test_ten_layers_and_all():
     assert page.controls['layer'].value == 'stages.0.0.convs.1' and page.all_layers.value
 
 
-@pytest.mark.trust('hard knocks', 'a picture of ones own')
+@pytest.mark.trust('page and explorers', 'a picture of ones own')
 def test_own_pictures_can_be_removed():
     page = gradcam_explorer(SMALL)
     shown, first = page.controls['shown'], page.picture.value
@@ -276,7 +276,7 @@ def every(widget):
     for child in getattr(widget, 'children', ()): yield from every(child)
 
 
-@pytest.mark.trust('hard knocks', 'tooltips')
+@pytest.mark.trust('page and explorers', 'tooltips')
 def test_every_tooltip_says_something_or_nothing(page, cases):
     tip = 'tooltip' if widgets.__version__ >= '8' else 'description_tooltip'
     found = [w for explorer in all_explorers(SMALL, page) for w in every(explorer) if w.has_trait('description')]
@@ -285,7 +285,7 @@ def test_every_tooltip_says_something_or_nothing(page, cases):
     for w in found: assert not isinstance(w, widgets.Button) or w.tooltip, w
 
 
-@pytest.mark.trust('hard knocks', 'accuracies are percentages')
+@pytest.mark.trust('page and explorers', 'accuracies are percentages')
 def test_the_share_of_a_cell():
     page = mistake_explorer(SMALL)
     right = (SMALL.logits.argmax(1).numpy() == SMALL.data.labels).mean()

@@ -9,7 +9,7 @@ from PIL import Image
 from cifar_resnet.gradcam import overlay
 from cifar_resnet.plots import class_bars, confusion, contrasts, mistakes, picture_grid
 
-hard = pytest.mark.trust('hard knocks', 'figures')
+hard = pytest.mark.trust('commands and figures', 'figures')
 PICTURES = np.random.default_rng(0).integers(0, 256, (20,32,32,3)).astype(np.uint8)
 LONG = ['Bedlington terrier of the northern hills', 'W'*40, '$x$ and y', 'cat']
 

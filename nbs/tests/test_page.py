@@ -11,8 +11,8 @@ from browsing import app_process, kernels, until
 from cifar_resnet.page import Door, door_for, listen_at, refusal, url
 
 voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install 'cifar_resnet[app]'")
-stranger = pytest.mark.trust('hard knocks', 'strangers at the door of cifar_app')
-lifetime = pytest.mark.trust('hard knocks', 'a kernel of cifar_app ends with its page')
+stranger = pytest.mark.trust('page and explorers', 'strangers at the door of cifar_app')
+lifetime = pytest.mark.trust('page and explorers', 'a kernel of cifar_app ends with its page')
 # A page of one slider: its Python starts at once. Two places, and little time.
 LIGHT = '''
 import os, cifar_resnet.page as page
@@ -251,7 +251,7 @@ def test_closed_while_python_is_starting(app, when):
 
 
 @voila
-@pytest.mark.trust('hard knocks', 'more pages of cifar_app than there is room for')
+@pytest.mark.trust('page and explorers', 'more pages of cifar_app than there is room for')
 def test_many_pages_at_once(app, cases):
     cases(6)
     found = []

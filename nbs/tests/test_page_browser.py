@@ -6,7 +6,7 @@ import pytest
 from browsing import FLAGS, Watch, app_process, browser, chromium, kernels, missing, open_app, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(missing('voila', 'playwright')), reason=str(missing('voila', 'playwright')))]
-lifetime = pytest.mark.trust('hard knocks', 'a kernel of cifar_app ends with its page')
+lifetime = pytest.mark.trust('page and explorers', 'a kernel of cifar_app ends with its page')
 # A page whose Python starts at once: a file can be chosen, and its size is shown.
 LIGHT = '''
 import cifar_resnet.page as page
@@ -94,7 +94,7 @@ def test_a_browser_that_is_killed(chrome, app):
     until(gone(app, kernel), GONE_S)
 
 
-@pytest.mark.trust('hard knocks', 'more pages of cifar_app than there is room for')
+@pytest.mark.trust('page and explorers', 'more pages of cifar_app than there is room for')
 def test_one_page_too_many_says_so(chrome, app):
     context = chrome.new_context()
     for _ in range(2): visit(context, app)
@@ -109,7 +109,7 @@ def test_one_page_too_many_says_so(chrome, app):
     until(lambda: not kernels(app), GONE_S)
 
 
-@pytest.mark.trust('hard knocks', 'strangers at the door of cifar_app')
+@pytest.mark.trust('page and explorers', 'strangers at the door of cifar_app')
 def test_another_web_site_starts_nothing(chrome, app, cases):
     "A page of another server, with a picture, a frame, a fetch, a connection and a link to ours, in a browser that has our cookie."
     cases(5)
@@ -146,7 +146,7 @@ def choose(page, *sizes):
     chooser.value.set_files([dict(name=f'{i} <b>photo</b>.png', mimeType='image/png', buffer=b'\0'*n) for i, n in enumerate(sizes)])
 
 
-@pytest.mark.trust('hard knocks', 'a file too large for the page of cifar_app')
+@pytest.mark.trust('page and explorers', 'a file too large for the page of cifar_app')
 def test_files_too_large(chrome, app, cases):
     "A sentence at once, and the page goes on: alone, and two that are too large together."
     cases(2)
@@ -171,7 +171,7 @@ def test_files_too_large(chrome, app, cases):
     until(lambda: not kernels(app), GONE_S)
 
 
-@pytest.mark.trust('hard knocks', 'a page of cifar_app whose Python is gone')
+@pytest.mark.trust('page and explorers', 'a page of cifar_app whose Python is gone')
 def test_a_page_says_that_python_is_gone(chrome):
     with app_process(before=LIGHT) as app:
         page, _ = visit(chrome, app)

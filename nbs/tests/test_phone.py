@@ -29,7 +29,7 @@ def visit():
         assert not watch.found
 
 
-@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.trust('page and explorers', 'a narrow page')
 @pytest.mark.parametrize('tab', TABS)
 def test_nothing_is_cut(visit, tab):
     explorer = open_tab(visit, tab)
@@ -42,7 +42,7 @@ def test_nothing_is_cut(visit, tab):
     for box in (img.bounding_box() for img in explorer.locator('.cifar-picture').all()): assert 300 < box['width'] <= 350     # as it was drawn
 
 
-@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.trust('page and explorers', 'a narrow page')
 def test_counts_of_three_digits_are_not_cut(visit):
     "As CIFAR-10 has them on the diagonal."
     mistakes = open_tab(visit, 'Mistakes')
@@ -52,7 +52,7 @@ def test_counts_of_three_digits_are_not_cut(visit):
     assert found == []
 
 
-@pytest.mark.trust('hard knocks', 'a dark page')
+@pytest.mark.trust('page and explorers', 'a dark page')
 @pytest.mark.parametrize('tab', TABS)
 def test_nothing_glares(visit, tab):
     "Hardly a pixel of an explorer is nearly white: handles of sliders and letters are."
@@ -60,7 +60,7 @@ def test_nothing_glares(visit, tab):
     assert (np.asarray(shot) > 220).mean() < .04
 
 
-@pytest.mark.trust('hard knocks', 'tooltips')
+@pytest.mark.trust('page and explorers', 'tooltips')
 def test_no_tooltip_is_null(visit):
     for tab in TABS: open_tab(visit, tab)
     assert visit.evaluate(NO_TIP) == []
