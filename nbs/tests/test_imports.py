@@ -1,10 +1,11 @@
 "Importing the package opens no socket, and needs none of the tools it is developed with."
-import subprocess, sys
+import ast, subprocess, sys
 from pathlib import Path
 
 import pytest
 
-MODULES = sorted(p.stem for p in Path(__import__('cifar_resnet').__file__).parent.glob('*.py') if not p.stem.startswith('_'))
+FOLDER = Path(__import__('cifar_resnet').__file__).parent
+MODULES = sorted(p.stem for p in FOLDER.glob('*.py') if not p.stem.startswith('_'))
 BLOCK = '''
 import socket, sys
 def refuse(*args, **kw): raise AssertionError(f"a socket was used at import: {args}")
@@ -75,3 +76,11 @@ sys.meta_path.insert(0, Watch())
 from cifar_resnet.{module} import plain_augmentation
 plain_augmentation((.5,)*3, (.25,)*3)""")
     assert done.stdout == 'imported 1\n', done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_no_name_is_defined_twice_in_a_module(name):
+    tree = ast.parse((FOLDER/f'{name}.py').read_text())
+    patched = lambda node: any('patch' in ast.unparse(d) for d in node.decorator_list)
+    defined = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not patched(n)]
+    assert sorted(set(defined)) == sorted(defined)
