@@ -268,7 +268,7 @@ def _explain(picture, run_folder, out, top, as_json):
     run = load_run(run_folder)
     if several: pairs[0][1].parent.mkdir(parents=True, exist_ok=True)
     found = [_explain_one(path, figure, run, top, several, as_json) for path, figure in pairs]
-    if as_json: print(json.dumps(dict(run=str(run_folder), pictures=found)))
+    if as_json: print(json.dumps(dict(run=str(run_folder), pictures=found), allow_nan=False))
     if bad := sum('error' in row for row in found):
         raise ValueError(f'{bad} of {len(found)} files could not be explained; the others were')
 

@@ -558,7 +558,7 @@ def _same(a, b):
     return a == b
 
 def _check_evaluated(training, classes):
-    "Raise ValueError unless a training that has logits already is at its end, and its weights are those in its folder."
+    "Raise ValueError unless a training with stored logits is at its end, and its weights are those in its folder."
     t, path = training, training.folder/'weights.safetensors'
     if t.epoch < t.recipe.epochs:
         raise ValueError(f'{t.folder}/logits.safetensors is there before the training is done: remove it to go on')

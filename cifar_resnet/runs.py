@@ -68,7 +68,7 @@ def read_json(path:str|Path):
     except RecursionError as e: raise ValueError('it is nested too deeply') from e
 
 def _finite(word):
-    "The number that a word stands for. Raises ValueError for NaN, Infinity and what is as good as that, such as 1e999."
+    "The number that a word stands for. Raises ValueError for NaN, Infinity, and 1e999, which is as good."
     if not math.isfinite(number := float(word)): raise ValueError(f'{word[:20]} is no finite number')
     return number
 
@@ -458,7 +458,7 @@ def announced(
     return {**about, 'seal': seal(about)}
 
 def check_files(about:dict, folder:str|Path):
-    """Raise ValueError if a file of a sealed run is not the one that was sealed, or announced. (One that is gone is not
+    """Raise ValueError if a file of a sealed run is not the one that was sealed or announced. (One that is gone is not
     looked at.)"""
     for name, digest in about['files'].items():
         path, right = Path(folder)/name, [digest, *about.get('changing', {}).get(name, ())]
@@ -500,5 +500,5 @@ class Run:
             raise ValueError(f'{self.folder} has weights of epoch {m["epoch"]} in run.json, and a history.csv of '
                              f'{len(self.history)} epochs: restore what was changed')
         if len(m['classes']) != found or m['seed'] != self.recipe.seed:
-            raise ValueError(f'{self.folder}/run.json names {len(m["classes"])} classes and seed {m["seed"]}, its weights '
-                             f'and recipe {found} and {self.recipe.seed}: restore what was changed')
+            raise ValueError(f'{self.folder}/run.json names {len(m["classes"])} classes and seed {m["seed"]}, its '
+                             f'weights and recipe {found} and {self.recipe.seed}: restore what was changed')
