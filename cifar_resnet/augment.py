@@ -300,14 +300,10 @@ def _loader_process(worker):
         if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):                                     # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])         # in the threads to come, too
-        threading.Thread(target=_end_for_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_for, args=(multiprocessing.parent_process().pid,), daemon=True).start()
 
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-def _end_for_parent(parent):
+def _end_for(parent):
+    "Heed a SIGTERM of the parent's only. (That the parent has died PyTorch's loader sees for itself, within seconds.)"
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent: pass
     os._exit(0)
 

@@ -44,8 +44,8 @@ class Slow(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def drip(self, data):
-        "A byte now and then."
-        for byte in data:
+        "A byte now and then, for ten seconds."
+        for byte in data[:200]:
             if self.server.over.is_set(): return
             self.wfile.write(bytes([byte])); time.sleep(.05)
 
