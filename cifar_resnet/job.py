@@ -685,8 +685,7 @@ def _say(words):
 
 def _columns():
     "The width of the terminal that shows stderr; None if none does."
-    try: return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError): return None
+    return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) if sys.stderr.isatty() else None
 
 def _to_go(training, batch_seconds):
     t = training
