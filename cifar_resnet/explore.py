@@ -263,13 +263,15 @@ def button(name, does, help_=''):
 
 # %% ../nbs/14_explore.ipynb #14-021
 LOOK = '''<style class="cifar-look">
+.widget-vbox[class*="cifar-"] :focus-visible, .cifar-app .lm-TabBar-tab:focus-visible {
+  outline: 2px solid #0b84d8 !important; outline-offset: 1px }
 @media (max-width: 500px) {
   .cifar-app > .widget-tab-contents { padding: 6px 2px !important }
   .cifar-app .lm-TabBar-tab, .cifar-app .p-TabBar-tab {
     flex: 1 1 auto !important; min-width: 0 !important; padding: 0 4px !important }
   .cifar-matrix, .cifar-matrix button, .cifar-matrix div { font-size: 11px !important }
 }
-</style>'''             # what no layout of a widget can say: a telephone has less room for margins
+</style>'''             # what no layout of a widget can say: where the keyboard is, and less room on a telephone
 
 def message_html(words:str, error:bool=False) -> str:
     "A sentence as the HTML of a paragraph, escaped, for screen readers too; an error in bold orange."

@@ -64,3 +64,20 @@ def test_nothing_glares(visit, tab):
 def test_no_tooltip_is_null(visit):
     for tab in TABS: open_tab(visit, tab)
     assert visit.evaluate(NO_TIP) == []
+
+
+NO_RING = '''() => { const e = document.activeElement, style = getComputedStyle(e);
+    return e === document.body || style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 ? '' : `${e.tagName} ${e.className}` }'''
+
+
+@pytest.mark.trust('hard knocks', 'by the keyboard alone')
+@pytest.mark.parametrize('tab', TABS)
+def test_where_the_keyboard_is_can_be_seen(visit, tab):
+    "Sliders, menus, boxes, buttons: whatever the tab key reaches has a ring."
+    open_tab(visit, tab)
+    visit.get_by_role('tab', name=tab, exact=True).focus()
+    without = set()
+    for _ in range(18):
+        visit.keyboard.press('Tab')
+        without.add(visit.evaluate(NO_RING))
+    assert without <= {''}
