@@ -734,7 +734,7 @@ class ConfusionList(widgets.Select):
         filled.sort(key=lambda at: (at[0] == at[1], -counts[at]))
         words = lambda t, p: f'{_short(classes[t])}, ' + ('rightly' if t == p else f'called {_short(classes[p])}')
         named = [(f'{counts[at]:,} × {words(*at)}', at) for at in filled]
-        layout = dict(width='auto', max_width='450px', margin='0 16px 0 0')
+        layout = dict(width='450px', max_width='100%', min_width='0', margin='0 16px 0 0')
         super().__init__(options=named, value=chosen, rows=20, layout=layout)
         self.observe(lambda change: opened(*change['new']), 'value')
 
