@@ -265,6 +265,8 @@ def button(name, does, help_=''):
 LOOK = '''<style class="cifar-look">
 .widget-vbox[class*="cifar-"] :focus-visible, .cifar-app .lm-TabBar-tab:focus-visible {
   outline: 2px solid #0b84d8 !important; outline-offset: 1px }
+.cifar-mistakes select { max-height: 420px }
+.cifar-mistakes option { white-space: normal; overflow-wrap: anywhere; padding-bottom: 4px }
 @media (max-width: 500px) {
   .cifar-app > .widget-tab-contents { padding: 6px 2px !important }
   .cifar-app .lm-TabBar-tab, .cifar-app .p-TabBar-tab {
