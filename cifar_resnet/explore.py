@@ -263,13 +263,17 @@ def button(name, does, help_=''):
 
 # %% ../nbs/14_explore.ipynb #14-021
 LOOK = '''<style class="cifar-look">
+.widget-vbox[class*="cifar-"] :focus-visible, .cifar-app .lm-TabBar-tab:focus-visible {
+  outline: 2px solid #0b84d8 !important; outline-offset: 1px }
+.cifar-mistakes select { max-height: 420px }
+.cifar-mistakes option { white-space: normal; overflow-wrap: anywhere; padding-bottom: 4px }
 @media (max-width: 500px) {
   .cifar-app > .widget-tab-contents { padding: 6px 2px !important }
   .cifar-app .lm-TabBar-tab, .cifar-app .p-TabBar-tab {
     flex: 1 1 auto !important; min-width: 0 !important; padding: 0 4px !important }
   .cifar-matrix, .cifar-matrix button, .cifar-matrix div { font-size: 11px !important }
 }
-</style>'''             # what no layout of a widget can say: a telephone has less room for margins
+</style>'''             # what no layout of a widget can say: where the keyboard is, and less room on a telephone
 
 def message_html(words:str, error:bool=False) -> str:
     "A sentence as the HTML of a paragraph, escaped, for screen readers too; an error in bold orange."
@@ -732,7 +736,7 @@ class ConfusionList(widgets.Select):
         filled.sort(key=lambda at: (at[0] == at[1], -counts[at]))
         words = lambda t, p: f'{_short(classes[t])}, ' + ('rightly' if t == p else f'called {_short(classes[p])}')
         named = [(f'{counts[at]:,} × {words(*at)}', at) for at in filled]
-        layout = dict(width='auto', max_width='450px', margin='0 16px 0 0')
+        layout = dict(width='450px', max_width='100%', min_width='0', margin='0 16px 0 0')
         super().__init__(options=named, value=chosen, rows=20, layout=layout)
         self.observe(lambda change: opened(*change['new']), 'value')
 

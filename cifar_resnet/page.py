@@ -219,26 +219,37 @@ class _Kernels(AsyncMappingKernelManager):
         super().__init__(**how)
         self.pages = {}                                  # kernel's id -> has it ever been connected?
         self.timers = {}                                 # kernel's id -> when it ends
+        self.starting = set()                            # kernels' ids: none is ended before it has started
 
-    async def room_for(self, kernel_id, wait_s=3):
+    async def room_for(self, kernel_id, wait_s=6):
         "Take a place for a page, waiting a moment for one to become free."
         for _ in range(10*wait_s):
-            if len(self.pages) < MOST: break
+            if len({*self.pages, *self.starting, *self._kernels}) < MOST: break        # some have no page any more
             await asyncio.sleep(.1)
         else: return False
         self.pages[kernel_id] = False
         return True
 
     async def start_kernel(self, **how):
-        kernel_id = await super().start_kernel(kernel_id=_MINE.get(), **how)
-        if kernel_id not in self.pages: await self.shutdown_kernel(kernel_id, now=True)   # its page has gone
+        kernel_id = _MINE.get()
+        if kernel_id not in self.pages: raise HTTPError(404)                               # its page has gone
+        self.starting.add(kernel_id)
+        try: await super().start_kernel(kernel_id=kernel_id, **how)
+        finally: self.starting.discard(kernel_id)
+        if kernel_id not in self.pages: await self.kill(kernel_id)                         # or it has gone meanwhile
         return kernel_id
 
     async def end(self, kernel_id):
         self.cancel(kernel_id)
         if kernel_id not in self.pages: return
         connected = self.pages.pop(kernel_id)
-        if kernel_id in self: await self.shutdown_kernel(kernel_id, now=not connected)
+        if kernel_id not in self or kernel_id in self.starting: return
+        await (self.shutdown_kernel(kernel_id) if connected else self.kill(kernel_id))
+
+    async def kill(self, kernel_id):
+        "End a Python that may still be starting: Jupyter would interrupt it first, and the terminal show a traceback."
+        await self.get_kernel(kernel_id).provisioner.kill()
+        await self.shutdown_kernel(kernel_id, now=True)
 
     def end_after(self, seconds, kernel_id):
         "End it then, unless it is connected before."
@@ -283,10 +294,12 @@ class _Refusal(RequestHandler):
 class _Page(_Brief, TornadoVoilaHandler):
     "A page, and the kernel that it has."
     SUPPORTED_METHODS = ('GET',)
+    gone = False                                         # was it closed before it was sent?
 
     async def get(self):
         self.kernel_id = str(uuid4())
         if not await self.kernel_manager.room_for(self.kernel_id): return _answer(self, 503, _FULL)
+        if self.gone: return await self.kernel_manager.end(self.kernel_id)         # while it waited for its place
         door = self.settings['door']
         self.set_cookie(door.cookie, door.token, httponly=True, samesite='Strict')
         _MINE.set(self.kernel_id)
@@ -298,6 +311,7 @@ class _Page(_Brief, TornadoVoilaHandler):
     def on_connection_close(self):
         "Closed while Python was starting."
         super().on_connection_close()
+        self.gone = True
         IOLoop.current().spawn_callback(self.kernel_manager.end, self.kernel_id)
 
     def on_finish(self):

@@ -69,7 +69,7 @@ COMMANDS = dict(
     stop='pause, and save',
     reset='begin anew with fresh weights; what was saved stays',
     edit='change a field of the recipe from the next batch on',
-    close='end the thread after the batch that is being computed')
+    close='save what was trained in a run folder, and end the thread')
 
 # %% ../nbs/15_stepper.ipynb #15-015
 class Stepper:
@@ -125,7 +125,7 @@ class Stepper:
         self.end()
 
     def end(self):
-        "End the thread after the batch that is being computed."
+        "End the thread after the batch that is being computed; what was trained in a run folder is saved."
         if not self.closed: self.ask('close')
         self.thread.join(60)
         atexit.unregister(self.end)
@@ -163,9 +163,7 @@ def obey(self:Stepper, command, args):
     elif command == 'edit': self.edit(*args)
     else: self.until = 0
     if command == 'stop': self.stop()
-    if command == 'close':
-        self.closed = True
-        self.unlock()
+    if command == 'close': self.finish()
     if command == 'reset':
         self.unlock()
         self.error, self.given = '', False
@@ -186,10 +184,14 @@ def train_until(self:Stepper, command):
 
 @patch
 def edit(self:Stepper, field, value):
-    "Change a field of the recipe; if that makes no sense, say so and go on all the same."
-    try: self.training.edit(field, value)
+    "Change a field of the recipe; if that makes no sense, say so and go on all the same. The same value is no change."
+    try:
+        if not _is_already(self.training, field, value): self.training.edit(field, value)
     except ValueError as e: self.error = sentence(e)
     else: self.error = ''
+
+def _is_already(t, field, value):
+    return field in EDITABLE and getattr(t.recipe, field) == value and (field != 'lr' or t.rate == value)
 
 @patch
 def stop(self:Stepper):
@@ -201,6 +203,14 @@ def stop(self:Stepper):
         self.rests = 'Stopped'
     self.error = ''
     self.unlock()
+
+@patch
+def finish(self:Stepper):
+    "The last thing that the thread does: save what was trained in a run folder since the last stop, and let others in."
+    self.closed, begun = True, self.given and self.training.steps and self.training.saved_at is None
+    try:
+        if self.locked or begun: self.save()
+    finally: self.unlock()
 
 # %% ../nbs/15_stepper.ipynb #15-020
 @patch

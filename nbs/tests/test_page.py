@@ -21,6 +21,7 @@ notebook = page._app_notebook
 def light(*args):
     nb = notebook(*args)
     nb['cells'][0]['source'] = f'import ipywidgets, os, time; time.sleep(120*os.path.exists({os.path.abspath("slow")!r})); ipywidgets.IntSlider()'
+    nb['cells'][0]['source'] += f'; import atexit; _ = atexit.register(lambda: time.sleep(2*os.path.exists({os.path.abspath("clings")!r})))'
     return nb
 page._app_notebook = light
 '''
@@ -267,6 +268,66 @@ def test_many_pages_at_once(app, cases):
     until(lambda: not kernels(app), GONE_S)
     assert open_page(app)[0] == 200                                              # and there is room again
     until(lambda: not kernels(app), GONE_S)
+
+
+def most_kernels(app, does):
+    "How many Pythons there were at once while it was done, and until all had ended."
+    most, worker = 0, threading.Thread(target=does)
+    worker.start()
+    start = time.monotonic()
+    while worker.is_alive() or kernels(app):
+        most = max(most, len(kernels(app)))
+        assert time.monotonic() - start < 4*GONE_S
+        time.sleep(.02)
+    return most
+
+
+def begin_page(app):
+    "The connection of a page that a browser has asked for, and did not get yet."
+    s = socket.create_connection(('127.0.0.1', port(app)))
+    s.sendall(f'GET /?token={app.token} HTTP/1.1\r\nHost: 127.0.0.1:{port(app)}\r\n\r\n'.encode())
+    return s
+
+
+@voila
+@pytest.mark.trust('hard knocks', 'more pages of cifar_app than there is room for')
+def test_a_place_is_free_when_its_python_has_ended(app):
+    "Reloaded pages whose old Pythons take their time."
+    clings = app.said.with_name('clings')
+    clings.touch()
+    def reload_both():
+        for kernel in [open_page(app)[1] for _ in range(2)]:
+            assert connect(app, kernel) == 'open'
+            threading.Thread(target=ask, args=(app, f'/voila/api/shutdown/{kernel}', 'POST')).start()
+        time.sleep(.3)
+        for _ in range(2): opened.append(open_page(app)[0])
+    opened = []
+    assert most_kernels(app, reload_both) == 2 and opened == [200, 200]
+    clings.unlink()
+
+
+@voila
+@lifetime
+def test_reloaded_again_and_again(app, cases):
+    "Each page is left before, while or after its Python starts."
+    cases(12)
+    def reload_often():
+        for i in range(12):
+            with begin_page(app): time.sleep(.1*i)
+    assert 1 <= most_kernels(app, reload_often) <= 2
+    assert open_page(app)[0] == 200                                              # and no place is lost
+    until(lambda: not kernels(app), GONE_S)
+
+
+@voila
+@lifetime
+def test_closed_while_it_waits_for_a_place(app):
+    pages = [open_page(app)[1] for _ in range(2)]
+    for kernel in pages: assert connect(app, kernel) == 'open'
+    with begin_page(app): time.sleep(.5)
+    for kernel in pages: ask(app, f'/voila/api/shutdown/{kernel}', 'POST')
+    start = time.monotonic()
+    while time.monotonic() - start < 3: assert not kernels(app)
 
 
 @voila

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browsing import TABS, Watch, app_server, browser, changed, missing, open_app, open_tab, shown
+from browsing import TABS, Watch, app_process, app_server, browser, changed, missing, open_app, open_tab, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(missing('voila', 'playwright')), reason=str(missing('voila', 'playwright')))]
 WIDTH, HEIGHT = 390, 844
@@ -64,3 +64,56 @@ def test_nothing_glares(visit, tab):
 def test_no_tooltip_is_null(visit):
     for tab in TABS: open_tab(visit, tab)
     assert visit.evaluate(NO_TIP) == []
+
+
+NO_RING = '''() => { const e = document.activeElement, style = getComputedStyle(e);
+    return e === document.body || style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 ? '' : `${e.tagName} ${e.className}` }'''
+
+
+@pytest.mark.trust('hard knocks', 'by the keyboard alone')
+@pytest.mark.parametrize('tab', TABS)
+def test_where_the_keyboard_is_can_be_seen(visit, tab):
+    "Sliders, menus, boxes, buttons: whatever the tab key reaches has a ring."
+    open_tab(visit, tab)
+    visit.get_by_role('tab', name=tab, exact=True).focus()
+    without = set()
+    for _ in range(18):
+        visit.keyboard.press('Tab')
+        without.add(visit.evaluate(NO_RING))
+    assert without <= {''}
+
+
+# The page shows a network of a hundred classes whose names have forty letters, with spaces and without.
+HUNDRED = '''
+import cifar_resnet.page as page
+SOURCE = """
+import torch
+from dataclasses import replace
+from cifar_resnet.explore import subject
+from cifar_resnet.model import resnet18
+from cifar_resnet.stepper import app
+torch.manual_seed(0)
+it, logits = subject(n=300), torch.randn(300, 100)
+names = tuple(f'a name of forty letters, in words  {i:04d}' if i % 2 else f'{"x"*37}{i:03d}' for i in range(100))
+data = replace(it.data, labels=torch.arange(300).numpy() % 100, classes=names)
+app(replace(it, model=resnet18(width=8, num_classes=100).eval(), logits=logits, data=data))
+"""
+notebook = page._app_notebook
+def other(*args):
+    nb = notebook(*args)
+    nb['cells'][0]['source'] = SOURCE
+    return nb
+page._app_notebook = other
+'''
+
+
+@pytest.mark.trust('hard knocks', 'a narrow page')
+def test_a_hundred_long_names_are_not_cut(cases):
+    cases(3)
+    with app_process(before=HUNDRED) as app, browser() as b:
+        page = b.new_page(viewport=dict(width=WIDTH, height=HEIGHT))
+        open_app(page, app.address)
+        for tab in ('Maps', 'Mistakes', 'Augmentation'):
+            open_tab(page, tab)
+            page.wait_for_timeout(500)
+            assert page.evaluate('document.documentElement.scrollWidth') <= WIDTH and page.evaluate(CUT, WIDTH) == []

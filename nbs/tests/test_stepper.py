@@ -78,7 +78,9 @@ def test_any_order_of_clicks_is_exact(seed, stepper, tmp_path):
         assert s.view().error == ''
     plain, told = Training(TINY, s.train, device='cpu'), list(told)
     while plain.steps < s.training.steps or told:
-        while told and told[0][0] == plain.steps: plain.edit(*told.pop(0)[1:])
+        while told and told[0][0] == plain.steps:
+            _, *change = told.pop(0)
+            if not stepper_module._is_already(plain, *change): plain.edit(*change)
         if plain.steps < s.training.steps: plain.step()
     assert_same_weights(plain, s.training)
     assert plain.edits == s.training.edits
@@ -106,6 +108,57 @@ def test_it_saves_while_it_runs(stepper, tmp_path):
     s = stepper(save_every_s=0)
     s.ask('batch'); s.wait()
     assert (tmp_path/'run'/'checkpoints'/'000000001.pt').exists()
+
+
+SAVED = pytest.mark.trust('hard knocks', 'a training by hand whose Python ends')
+
+
+@SAVED
+@pytest.mark.parametrize('before', [[], ['stop'], ['stop', 'batch']], ids=['never saved', 'stopped', 'stopped, and went on'])
+def test_what_was_trained_in_a_folder_is_saved_when_python_ends(stepper, tmp_path, before):
+    "As a closed page ends it: in the middle of a run that nobody stopped."
+    s = stepper(save_every_s=1000)
+    for command in ('batch', 'batch', *before): s.ask(command); s.wait()
+    s.ask('run' if before != ['stop'] else 'pause')
+    s.end()
+    assert not s.thread.is_alive() and not s.seen.error
+    again = stepper(None)
+    assert again.training.steps == s.training.steps >= 2
+    assert_same_weights(again.training, s.training)
+    again.ask('batch'); again.wait()                       # and nobody keeps it locked
+    assert not again.view().error
+
+
+@SAVED
+def test_a_page_without_a_run_folder_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    s = Stepper(TINY, device='cpu')
+    s.ask('batch'); s.wait()
+    s.end()
+    assert not any(tmp_path.iterdir())
+
+
+@SAVED
+def test_it_ends_though_it_cannot_save(stepper, monkeypatch):
+    s = stepper(save_every_s=1000)
+    s.ask('batch'); s.wait()
+    def full(): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(s.training, 'save', full)
+    s.end()
+    assert not s.thread.is_alive() and 'No space left' in s.seen.error and not s.locked
+
+
+@pytest.mark.trust('hard knocks', 'a change by hand that changes nothing')
+@pytest.mark.parametrize('field', ['lr', 'clip', 'epochs', 'weight_decay', 'flip'])
+def test_the_same_value_is_no_change(stepper, field):
+    s = stepper()
+    value = getattr(s.training.recipe, field)
+    s.ask('edit', field, value); s.wait()
+    assert s.view().edits == [] and not s.seen.error
+    s.ask('batch'); s.ask('edit', 'lr', s.training.recipe.lr); s.wait()
+    assert len(s.view().edits) == (s.training.rate != s.training.recipe.lr)       # while it warms up, that is another peak
+    s.ask('edit', 'width', 4); s.wait()
+    assert 'cannot be changed on the way' in s.view().error
 
 
 def test_errors_are_said_and_survived(stepper, tmp_path, monkeypatch):
