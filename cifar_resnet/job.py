@@ -431,7 +431,7 @@ def job(
     valid, test = held_out(train, full.limit), TestSet(whole.take(slice(full.limit)), folder)
     if done:
         with _lock(folder), _writing(folder, 'when that is repaired, the same command goes on'):
-            return _shown(load_run(folder), valid, test, notes_of(train.name, data_dir, whole))
+            return _with_figures(load_run(folder), valid, test, notes_of(train.name, data_dir, whole))
     how = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend,
                budget_s=budget_s, precision=precision)
     if begun and precision == 'auto': how['precision'] = about['precision']     # only a checkpoint in that is its own
@@ -597,7 +597,7 @@ def _finish(folder, new, valid, test, read_test, draw, device, notes):
     about.update(metrics_from_logits(folder))
     run = Run(folder, recipe_from(about['recipe']), read_history(folder/'history.csv'), about,
               load_weights(folder/'weights.safetensors'))
-    _shown(run, valid, test, notes, draw)
+    _with_figures(run, valid, test, notes, draw)
     if about['finished']: check_files(read_about(folder), folder)               # nothing else is sealed anew
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
@@ -610,7 +610,7 @@ def _check_complete(folder):
 
 def _is_shown(folder): return all((folder/name).exists() for name in SHOWN)
 
-def _shown(run, valid, test, notes, draw=True):
+def _with_figures(run, valid, test, notes, draw=True):
     "A run, with its figures and its report: of test images, or of held-out ones where the test set was not read."
     if draw: draw_figures(run, test.pictures() if run.metrics['test_reads'] else valid)
     write_json(run.folder/'report.json', report(run, notes))
