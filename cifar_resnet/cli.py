@@ -9,7 +9,7 @@ __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep
 import hashlib, io, json, math, os, re, sys, unicodedata, warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
 from datetime import datetime
 from importlib import import_module
@@ -106,17 +106,49 @@ def train_parser() -> ArgumentParser:
     add('--version', action='version', version=f'cifar_resnet {__version__}')
     return parser
 
+# %% ../nbs/17_cli.ipynb #17-011c
+class _Stream:
+    "A stream that cannot end a command: what cannot be written is passed over if it is stderr, else one sentence."
+    def __init__(self, stream, quiet): self.stream, self.quiet = stream, quiet
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def write(self, text): return self._try(self.stream.write, text)
+    def flush(self): return self._try(self.stream.flush)
+
+    def _try(self, action, *args):
+        try: return action(*args)
+        except OSError as e:
+            if not self.quiet:
+                raise OSError(f'what it says cannot be printed ({e.strerror}): '
+                              'give the same command once more, with its output elsewhere') from e
+
+@contextmanager
+def _streams():
+    "Inside the block stdout and stderr are there, take names that are no text, and are a `_Stream` each."
+    out, err = streams = [stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr)]
+    ours = [stream for stream in streams if hasattr(stream, 'reconfigure')]             # not those of a notebook
+    for stream in ours: stream.reconfigure(errors='backslashreplace')
+    of = lambda stream, quiet: _Stream(stream, quiet) if stream in ours else stream
+    try:
+        with redirect_stdout(of(out, False)), redirect_stderr(of(err, True)): yield
+    finally:
+        for stream in ours: _give_up(stream)
+
+def _give_up(stream):
+    "What a stream still holds and cannot write, Python would complain of at its end."
+    try: stream.flush()
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
 # %% ../nbs/17_cli.ipynb #17-012
+@_streams()
 def _run(name, action, again='the same command with --resume goes on') -> int: # exit code
     "Call `action` and return its exit code (None: 0); expected errors become one line on stderr."
     def say(words): print(f'{name}: {_visible(words)}', file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):            # a file name may hold bytes that are no text
-            stream.reconfigure(errors='backslashreplace')
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *args, **kw: say(' '.join(str(message).split()))
-            return action() or 0
+            code = action() or 0
+            sys.stdout.flush()                        # while it can still be said that it cannot be written
+            return code
     except KeyboardInterrupt as e:
         say(f'{e}; {again}' if str(e) else 'stopped')
         return 130
