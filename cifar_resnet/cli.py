@@ -173,11 +173,13 @@ def main(argv:list=None) -> int: # exit code
 def _train(typed, folder, args):
     recipe_from(typed)                                # what makes no sense is said before anything heavy is loaded
     from cifar_resnet.core import home
-    from cifar_resnet.job import job, publish
+    from cifar_resnet.job import check_no_other_run, job, publish
     from cifar_resnet.scale import SharedTraining, ranks, together
     from cifar_resnet.train import Training
     with together():
-        if folder: home(folder).mkdir(parents=True, exist_ok=True)      # now, not after an hour
+        if folder:                                                      # now, not after an hour
+            if args['out']: check_no_other_run(home(folder), home(args['out']))
+            home(folder).mkdir(parents=True, exist_ok=True)
         rank, world = ranks()
         run = job(typed, trainer=SharedTraining if world > 1 else Training, **args)
         if rank: return                                                 # the first of several processes speaks for all
@@ -227,8 +229,8 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
 
 def _sweep(common, table, seeds, out, devices, **options):
     if 'seed' in common: raise ValueError('a sweep has --seeds, not --seed: give it numbers such as 0,1,2')
-    if not re.fullmatch(r'\d+(,\d+)*', seeds):
-        raise ValueError(f'seeds {seeds!r} make no sense: give whole numbers such as 0,1,2')
+    if not re.fullmatch(r'\d{1,20}(,\d{1,20})*', seeds):
+        raise ValueError(f'seeds {seeds[:80]!r} make no sense: give whole numbers such as 0,1,2')
     from cifar_resnet.core import home
     from cifar_resnet.scale import sweep
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
@@ -248,6 +250,12 @@ def _progress(line):
     "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"
     with suppress(OSError): print(f'cifar_sweep: {line}', file=sys.stderr, flush=True)
 
+def _once_each(pairs):
+    "A JSON object. Raises ValueError for a name that is in it twice: the second would silently replace the first."
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError(f'it names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
+    return found
+
 def _recipes(table, common):
     "The named recipes of a JSON file; for '-' the one that the flags name."
     if table == '-': return {common.get('recipe', 'strict'): {}}
@@ -255,8 +263,8 @@ def _recipes(table, common):
     from cifar_resnet.fetch import check_file, read_file
     path = home(table)
     check_file(path)
-    try: recipes = json.loads(read_file(path).decode())
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no JSON ({e})') from e
+    try: recipes = json.loads(read_file(path).decode(), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no JSON that can be used ({e})') from e
     if not isinstance(recipes, dict):
         raise ValueError(f'{path} must hold named recipes: {{"name": {{"lr": 0.001}}, ...}}')
     return recipes

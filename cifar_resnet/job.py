@@ -6,8 +6,8 @@
 __all__ = ['REMAINS', 'FIGURES', 'SHOWN', 'PUBLISHED', 'REPORTED', 'BAR', 'LONG', 'run_folder', 'first_difference',
            'check_same_recipe', 'check_no_stranger', 'disk_needed', 'computed_by', 'about_run', 'open_run', 'TestSet',
            'stored_logits', 'store_logits', 'write_weights', 'metrics_from_logits', 'check_logits', 'figures',
-           'draw_figures', 'publish', 'report', 'read_report', 'job', 'check_folder', 'plan_line', 'epoch_line',
-           'time_to_go', 'release', 'explain']
+           'draw_figures', 'check_no_other_run', 'publish', 'report', 'read_report', 'job', 'check_folder', 'plan_line',
+           'epoch_line', 'time_to_go', 'release', 'explain']
 
 # %% ../nbs/12_job.ipynb #12-003
 import hashlib, io, json, math, operator, os, shutil, statistics, sys, tempfile, textwrap, time, warnings
@@ -334,10 +334,21 @@ def draw_figures(run:Run, images:Images):
 SHOWN = 'report.json', *(f'{name}.png' for name in FIGURES)
 PUBLISHED = 'run.json', 'history.csv', 'summary.txt', *SHOWN
 
+def check_no_other_run(
+    folder:Path, # where a run is to be published
+    own:Path,    # its own folder
+):
+    "Raise FileExistsError for the folder of another run, which publishing into it would spoil."
+    only_there = [name for name in (*SEALED_FILES, 'checkpoints') if name not in PUBLISHED]
+    theirs = next((name for name in only_there if (folder/name).exists()), None)
+    if theirs and not (own.exists() and folder.samefile(own)):
+        raise FileExistsError(f'{folder} is the folder of another run (it holds {theirs}): choose another --publish')
+
 def publish(run:Run, folder:str|Path):
     """Copy what is small and worth showing of a finished run to another folder: see `PUBLISHED`. While run.json is not
     there, the rest of it is not all there. Raises OSError or ValueError for a run that lacks some, or was changed."""
     folder = Path(folder)
+    check_no_other_run(folder, run.folder)
     if lacking := [name for name in PUBLISHED if not (run.folder/name).exists()]:
         raise FileNotFoundError(f'{run.folder} has no {lacking[0]}: give the command of its run once more')
     if load_run(run.folder).metrics != run.metrics:

@@ -1,11 +1,11 @@
 "A second attack on what withstood the first: run folders, sweeps, fetching and commands, by other means."
-import ast, os, sys
+import ast, json, os, sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from cifar_resnet.cli import main
+from cifar_resnet.cli import explain_main, main, sweep_main
 
 def hard(kind): return pytest.mark.trust('hard knocks', kind)
 
@@ -73,3 +73,55 @@ def test_results_closed(finished, monkeypatch, capsys):
         m.setattr(sys, 'stdout', None)
         assert main([*TINY, '--out', str(finished)]) == 0
     assert not capsys.readouterr().err
+
+
+# a run is published into a folder that is another run's
+
+def held(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+@hard('a run is published into another run')
+@pytest.mark.parametrize('left', ['weights.safetensors', 'logits.safetensors', 'split.npz', 'checkpoints'])
+@pytest.mark.parametrize('named', [True, False], ids=['before', 'after'])
+def test_published_into_another_run(left, named, finished, tmp_path, capsys, monkeypatch):
+    other = tmp_path/'other'
+    (other/left).mkdir(parents=True)
+    (other/'run.json').write_text('precious')
+    if named: argv = ['--out', str(tmp_path/'new')]
+    else:
+        monkeypatch.setattr('cifar_resnet.job.run_folder', lambda recipe: finished)       # known only when it is trained
+        argv = []
+    assert main([*TINY, *argv, '--publish', str(other)]) == 2
+    said = capsys.readouterr().err
+    assert f'another run (it holds {left}): choose another --publish' in said and said.count('\n') == 1
+    assert (other/'run.json').read_text() == 'precious' and not (tmp_path/'new').exists()
+
+@hard('a run is published into another run')
+def test_published_into_itself(finished):
+    before = held(finished)
+    assert main([*TINY, '--out', str(finished), '--publish', str(finished)]) == 0 and held(finished) == before
+
+
+# what cannot be a path, a seed or a table
+
+@hard('a path with a zero byte')
+@pytest.mark.parametrize('command, argv', [
+    (main, [*TINY, '--out', 'a\0b']), (main, [*TINY, '--publish', 'a\0b']), (explain_main, ['a\0b', '--run', '.']),
+    (sweep_main, ['a\0b']), (sweep_main, ['-', '--out', 'a\0b'])])
+def test_zero_byte(command, argv, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(argv) == 2
+    said = capsys.readouterr().err
+    assert r"a\x00b' holds a zero byte" in said and said.count('\n') == 1 and not any(tmp_path.iterdir())
+
+@hard('seeds of thousands of digits')
+def test_endless_seed(tmp_path, capsys):
+    assert sweep_main(['-', '--seeds', '9'*5000, '--out', str(tmp_path/'out')]) == 2
+    said = capsys.readouterr().err
+    assert 'give whole numbers' in said and len(said) < 300
+
+@hard('a table that names something twice')
+@pytest.mark.parametrize('text, name', [('{"a": {}, "a": {"lr": 0.1}}', 'a'), ('{"a": {"lr": 0.2, "lr": 0.1}}', 'lr')])
+def test_named_twice(text, name, tmp_path, capsys):
+    (tmp_path/'table.json').write_text(text)
+    assert sweep_main([str(tmp_path/'table.json'), '--out', str(tmp_path/'out')]) == 2
+    assert f"it names '{name}' twice" in capsys.readouterr().err and not (tmp_path/'out').exists()
