@@ -9,7 +9,7 @@ __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep
 import hashlib, io, json, math, os, re, sys, unicodedata, warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
 from datetime import datetime
 from importlib import import_module
@@ -106,17 +106,49 @@ def train_parser() -> ArgumentParser:
     add('--version', action='version', version=f'cifar_resnet {__version__}')
     return parser
 
+# %% ../nbs/17_cli.ipynb #17-011c
+class _Stream:
+    "A stream that cannot end a command: what cannot be written is passed over if it is stderr, else one sentence."
+    def __init__(self, stream, quiet): self.stream, self.quiet = stream, quiet
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def write(self, text): return self._try(self.stream.write, text)
+    def flush(self): return self._try(self.stream.flush)
+
+    def _try(self, action, *args):
+        try: return action(*args)
+        except OSError as e:
+            if not self.quiet:
+                raise OSError(f'what it says cannot be printed ({e.strerror}): '
+                              'give the same command once more, with its output elsewhere') from e
+
+@contextmanager
+def _streams():
+    "Inside the block stdout and stderr are there, take names that are no text, and are a `_Stream` each."
+    out, err = streams = [stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr)]
+    ours = [stream for stream in streams if hasattr(stream, 'reconfigure')]             # not those of a notebook
+    for stream in ours: stream.reconfigure(errors='backslashreplace')
+    of = lambda stream, quiet: _Stream(stream, quiet) if stream in ours else stream
+    try:
+        with redirect_stdout(of(out, False)), redirect_stderr(of(err, True)): yield
+    finally:
+        for stream in ours: _give_up(stream)
+
+def _give_up(stream):
+    "What a stream still holds and cannot write, Python would complain of at its end."
+    try: stream.flush()
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
 # %% ../nbs/17_cli.ipynb #17-012
+@_streams()
 def _run(name, action, again='the same command with --resume goes on') -> int: # exit code
     "Call `action` and return its exit code (None: 0); expected errors become one line on stderr."
     def say(words): print(f'{name}: {_visible(words)}', file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):            # a file name may hold bytes that are no text
-            stream.reconfigure(errors='backslashreplace')
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *args, **kw: say(' '.join(str(message).split()))
-            return action() or 0
+            code = action() or 0
+            sys.stdout.flush()                        # while it can still be said that it cannot be written
+            return code
     except KeyboardInterrupt as e:
         say(f'{e}; {again}' if str(e) else 'stopped')
         return 130
@@ -141,11 +173,13 @@ def main(argv:list=None) -> int: # exit code
 def _train(typed, folder, args):
     recipe_from(typed)                                # what makes no sense is said before anything heavy is loaded
     from cifar_resnet.core import home
-    from cifar_resnet.job import job, publish
+    from cifar_resnet.job import check_no_other_run, job, publish
     from cifar_resnet.scale import SharedTraining, ranks, together
     from cifar_resnet.train import Training
     with together():
-        if folder: home(folder).mkdir(parents=True, exist_ok=True)      # now, not after an hour
+        if folder:                                                      # now, not after an hour
+            if args['out']: check_no_other_run(home(folder), home(args['out']))
+            home(folder).mkdir(parents=True, exist_ok=True)
         rank, world = ranks()
         run = job(typed, trainer=SharedTraining if world > 1 else Training, **args)
         if rank: return                                                 # the first of several processes speaks for all
@@ -195,8 +229,8 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
 
 def _sweep(common, table, seeds, out, devices, **options):
     if 'seed' in common: raise ValueError('a sweep has --seeds, not --seed: give it numbers such as 0,1,2')
-    if not re.fullmatch(r'\d+(,\d+)*', seeds):
-        raise ValueError(f'seeds {seeds!r} make no sense: give whole numbers such as 0,1,2')
+    if not re.fullmatch(r'\d{1,20}(,\d{1,20})*', seeds):
+        raise ValueError(f'seeds {seeds[:80]!r} make no sense: give whole numbers such as 0,1,2')
     from cifar_resnet.core import home
     from cifar_resnet.scale import sweep
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
@@ -216,6 +250,12 @@ def _progress(line):
     "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"
     with suppress(OSError): print(f'cifar_sweep: {line}', file=sys.stderr, flush=True)
 
+def _once_each(pairs):
+    "A JSON object. Raises ValueError for a name that is in it twice: the second would silently replace the first."
+    found = dict(pairs)
+    if len(found) < len(pairs): raise ValueError(f'it names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
+    return found
+
 def _recipes(table, common):
     "The named recipes of a JSON file; for '-' the one that the flags name."
     if table == '-': return {common.get('recipe', 'strict'): {}}
@@ -223,8 +263,8 @@ def _recipes(table, common):
     from cifar_resnet.fetch import check_file, read_file
     path = home(table)
     check_file(path)
-    try: recipes = json.loads(read_file(path).decode())
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no JSON ({e})') from e
+    try: recipes = json.loads(read_file(path).decode(), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no JSON that can be used ({e})') from e
     if not isinstance(recipes, dict):
         raise ValueError(f'{path} must hold named recipes: {{"name": {{"lr": 0.001}}, ...}}')
     return recipes

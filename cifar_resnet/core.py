@@ -130,6 +130,7 @@ def not_run(
 def home(path:str|Path) -> Path:
     "A path with `~` filled in. Raises ValueError if there is no such home folder, and for what is no path."
     if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a path is a str or a Path, not {told(path)}')
+    if '\0' in str(path): raise ValueError(f'{str(path)!r} holds a zero byte, which no path can: write it anew')
     try: return Path(path).expanduser()
     except RuntimeError:
         user = str(path).split('/')[0]

@@ -6,8 +6,8 @@
 __all__ = ['REMAINS', 'FIGURES', 'SHOWN', 'PUBLISHED', 'REPORTED', 'BAR', 'LONG', 'run_folder', 'first_difference',
            'check_same_recipe', 'check_no_stranger', 'disk_needed', 'computed_by', 'about_run', 'open_run', 'TestSet',
            'stored_logits', 'store_logits', 'write_weights', 'metrics_from_logits', 'check_logits', 'figures',
-           'draw_figures', 'publish', 'report', 'read_report', 'job', 'check_folder', 'plan_line', 'epoch_line',
-           'time_to_go', 'release', 'explain']
+           'draw_figures', 'check_no_other_run', 'publish', 'report', 'read_report', 'job', 'check_folder', 'plan_line',
+           'epoch_line', 'time_to_go', 'release', 'explain']
 
 # %% ../nbs/12_job.ipynb #12-003
 import hashlib, io, json, math, operator, os, shutil, statistics, sys, tempfile, textwrap, time, warnings
@@ -334,10 +334,21 @@ def draw_figures(run:Run, images:Images):
 SHOWN = 'report.json', *(f'{name}.png' for name in FIGURES)
 PUBLISHED = 'run.json', 'history.csv', 'summary.txt', *SHOWN
 
+def check_no_other_run(
+    folder:Path, # where a run is to be published
+    own:Path,    # its own folder
+):
+    "Raise FileExistsError for the folder of another run, which publishing into it would spoil."
+    only_there = [name for name in (*SEALED_FILES, 'checkpoints') if name not in PUBLISHED]
+    theirs = next((name for name in only_there if (folder/name).exists()), None)
+    if theirs and not (own.exists() and folder.samefile(own)):
+        raise FileExistsError(f'{folder} is the folder of another run (it holds {theirs}): choose another --publish')
+
 def publish(run:Run, folder:str|Path):
     """Copy what is small and worth showing of a finished run to another folder: see `PUBLISHED`. While run.json is not
     there, the rest of it is not all there. Raises OSError or ValueError for a run that lacks some, or was changed."""
     folder = Path(folder)
+    check_no_other_run(folder, run.folder)
     if lacking := [name for name in PUBLISHED if not (run.folder/name).exists()]:
         raise FileNotFoundError(f'{run.folder} has no {lacking[0]}: give the command of its run once more')
     if load_run(run.folder).metrics != run.metrics:
@@ -431,7 +442,7 @@ def job(
     valid, test = held_out(train, full.limit), TestSet(whole.take(slice(full.limit)), folder)
     if done:
         with _lock(folder), _writing(folder, 'when that is repaired, the same command goes on'):
-            return _shown(load_run(folder), valid, test, notes_of(train.name, data_dir, whole))
+            return _with_figures(load_run(folder), valid, test, notes_of(train.name, data_dir, whole))
     how = dict(folder=folder, device=device, save_every_s=save_every_s, workers=workers, backend=backend,
                budget_s=budget_s, precision=precision)
     if begun and precision == 'auto': how['precision'] = about['precision']     # only a checkpoint in that is its own
@@ -597,7 +608,7 @@ def _finish(folder, new, valid, test, read_test, draw, device, notes):
     about.update(metrics_from_logits(folder))
     run = Run(folder, recipe_from(about['recipe']), read_history(folder/'history.csv'), about,
               load_weights(folder/'weights.safetensors'))
-    _shown(run, valid, test, notes, draw)
+    _with_figures(run, valid, test, notes, draw)
     if about['finished']: check_files(read_about(folder), folder)               # nothing else is sealed anew
     write_json(folder/'run.json', sealed(about, folder))
     return load_run(folder)
@@ -610,7 +621,7 @@ def _check_complete(folder):
 
 def _is_shown(folder): return all((folder/name).exists() for name in SHOWN)
 
-def _shown(run, valid, test, notes, draw=True):
+def _with_figures(run, valid, test, notes, draw=True):
     "A run, with its figures and its report: of test images, or of held-out ones where the test set was not read."
     if draw: draw_figures(run, test.pictures() if run.metrics['test_reads'] else valid)
     write_json(run.folder/'report.json', report(run, notes))

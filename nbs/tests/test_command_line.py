@@ -91,11 +91,11 @@ def test_epoch_lines_fit(columns, epochs):
 
 @hard('progress')
 def test_a_file_gets_a_line_an_epoch_as_it_comes(tmp_path, monkeypatch, capsys):
-    log, seen, usual = tmp_path/'log', [], job_module.write_history
-    def looked(path, rows):
-        seen.append((len(rows), log.read_text()))
-        return usual(path, rows)
-    monkeypatch.setattr(job_module, 'write_history', looked)
+    log, seen, usual = tmp_path/'log', [], job_module.append_history
+    def looked(path, row):
+        seen.append((row['epoch'], log.read_text()))
+        return usual(path, row)
+    monkeypatch.setattr(job_module, 'append_history', looked)
     with open(log, 'w', buffering=2**16) as f, monkeypatch.context() as m:          # a stream that keeps what is not flushed
         m.setattr(sys, 'stderr', f)
         assert main([*TINY, '--out', str(tmp_path/'run')]) == 0
@@ -107,17 +107,18 @@ def test_a_file_gets_a_line_an_epoch_as_it_comes(tmp_path, monkeypatch, capsys):
     line = r'epoch {}/3: training loss \d\.\d{{3}}, held-out loss \d\.\d{{3}}, held-out accuracy \d+\.\d\d%, learning rate 0\.001, \d+(\.\d)? s'
     for i, said in enumerate(epochs, 1): assert re.fullmatch(line.format(i), said), said
     assert len(epochs) == 3
-    for rows, then in seen[2:4]: assert f'epoch {rows-1}/3' in then and f'epoch {rows}/3' not in then         # as soon as it is known
+    assert len(seen) == 3
+    for n, then in seen[1:]: assert f'epoch {n-1}/3' in then and f'epoch {n}/3' not in then         # as soon as it is known
 
 @hard('progress')
 def test_a_resumed_run_says_where_it_goes_on(tmp_path, capsys):
     out = ['--out', str(tmp_path/'run')]
     with pytest.MonkeyPatch.context() as m:
-        usual = job_module.write_history
-        def stops(path, rows):
-            usual(path, rows)
-            if len(rows) == 1: raise KeyboardInterrupt
-        m.setattr(job_module, 'write_history', stops)
+        usual = job_module.append_history
+        def stops(path, row):
+            usual(path, row)
+            raise KeyboardInterrupt
+        m.setattr(job_module, 'append_history', stops)
         assert main([*TINY, *out, '--save_every_s', '0']) == 130
     capsys.readouterr()
     assert main([*out, '--resume', '--no_test']) == 0
