@@ -1,4 +1,4 @@
-"The explorers' page is for who started it alone: strangers of every kind ask a server, and its Pythons end with their pages. Without a browser."
+"The explorers' page is for whoever started it alone: strangers of every kind ask a server, and its Pythons end with their pages. Without a browser."
 import asyncio, http.client, os, re, socket, stat, sys, threading, time
 from http.cookies import SimpleCookie
 from importlib.util import find_spec
@@ -64,7 +64,7 @@ def test_names(host, at_home, outside):
     dict(cookie='', Authorization='token sesame'), dict(cookie='', X_Forwarded_For='127.0.0.1'), dict(cookie='', path='//'),
 ])
 def test_without_the_token(how):
-    assert 'is for who started it: open the address' in refusal(request(**how), AT_HOME)
+    assert 'is for whoever started it: open the address' in refusal(request(**how), AT_HOME)
 
 
 @stranger
