@@ -185,7 +185,7 @@ def _report(run):
     if m['test_accuracy_tta'] is not None:
         print(f'mean over mirrored and shifted test images: {m["test_accuracy_tta"]:.2%}')
     if m['edits']: print(f'edited by hand ({len(m["edits"])}×): see run.json')
-    if changed := changed_on_the_way(m): print(f'it went on otherwise than it began: {changed}')
+    if changed := changed_on_the_way(m): print(f'resumed under other conditions: {changed}')
     print(f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for '
           f'{duration(m["train_seconds"])}\nfigures, weights and numbers: {visible(run.folder)}')
 
@@ -269,7 +269,8 @@ def _report_recipe(row):
 # %% ../nbs/17_cli.ipynb #17-026
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
-    parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where.',
+    parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where. It knows '
+                                      'only the classes that it learnt: whatever you show it becomes one of them.',
                      'cifar_explain photo.jpg --run runs/NAME    as cifar_resnet printed it')
     add = parser.add_argument
     add('picture', metavar='PICTURE', help='a picture of any size, or a folder of pictures')
