@@ -379,7 +379,7 @@ def serve(
 
     Raises ValueError, before anything is served, if Voilà is not installed, or something is wrong with the run,
     the port or the address."""
-    if Voila is object: raise ValueError("this needs Voilà: pip install 'cifar_resnet[app]'")
+    if Voila is object: raise ValueError("this needs Voilà: in the repository's folder type pip install -e '.[app]'")
     from cifar_resnet.core import home
     from cifar_resnet.explore import subject
     address, port = listen_at(ip, port)

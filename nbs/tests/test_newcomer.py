@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cifar_resnet import cli
-from cifar_resnet.plots import table
+from cifar_resnet.plots import RARE, reliability, table
 from cifar_resnet.recipe import Recipe
 from cifar_resnet.runs import read_json
 
@@ -102,6 +102,23 @@ def test_no_column_of_a_table_is_empty():
 
 
 # words and numbers
+
+@hard('advice that works')
+def test_nobody_is_sent_to_a_package_index_for_what_lies_in_a_clone(cases):
+    "The package is installed from its folder; under its name there may be anything on an index."
+    texts = [(p, p.read_text(encoding='utf-8')) for where in ('cifar_resnet', 'nbs/tests') for p in (ROOT/where).glob('*.py')]
+    cases(len(texts))
+    assert [p.name for p, text in [(ROOT/'README.md', README), *texts] if re.search(r'pip install [^-\n]{0,2}cifar_resnet', text)] == []
+
+@hard('figures')
+def test_a_reliability_diagram_says_how_it_is_read():
+    bins = [[0, 0, 0], [400, .3, .4], [3, .8, 1.]]
+    fig = reliability((.1, bins), (.02, bins))
+    said = fig.get_suptitle().replace('\n', ' ')
+    for word in ('grey line', 'ECE: the mean distance', 'temperature', f'fewer than {RARE} images'): assert word in said
+    fig.canvas.draw()
+    left, right = (getattr(fig._suptitle.get_window_extent(), side)/fig.dpi for side in ('x0', 'x1'))
+    assert 0 <= left and right <= fig.get_size_inches()[0]
 
 @hard('plain English')
 def test_whoever_is_written_where_it_is_meant(cases):

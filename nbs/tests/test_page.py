@@ -10,7 +10,7 @@ import pytest
 from browsing import app_process, kernels, until
 from cifar_resnet.page import Door, door_for, listen_at, refusal, url
 
-voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install 'cifar_resnet[app]'")
+voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install -e '.[app]'")
 stranger = pytest.mark.trust('hard knocks', 'strangers at the door of cifar_app')
 lifetime = pytest.mark.trust('hard knocks', 'a kernel of cifar_app ends with its page')
 # A page of one slider: its Python starts at once. Two places, and little time.
