@@ -6,8 +6,8 @@
 __all__ = ['PRECISION_WORDS', 'SWEPT_ACCURACIES', 'train_parser', 'main', 'sweep_main', 'explain_main', 'bench_main', 'app_main']
 
 # %% ../nbs/17_cli.ipynb #17-003
-import hashlib, io, json, math, os, re, sys, unicodedata, warnings
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+import hashlib, io, json, math, os, re, sys, textwrap, unicodedata, warnings
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields
@@ -40,9 +40,13 @@ class _Parser(ArgumentParser):
                 known = [name for name, action in self._option_string_actions.items() if action.help != SUPPRESS]
                 self.error(f'there is no flag {flag}{near(flag, known)}')
 
-def _parser(name, does):
-    tip = 'Errors are one sentence; CIFAR_RESNET_TRACEBACK=1 shows where they came from.'
-    parser = _Parser(prog=name, description=does, allow_abbrev=False, epilog=tip)
+_TIP = 'Errors are one sentence; CIFAR_RESNET_TRACEBACK=1 shows where they came from.'
+
+def _parser(name, does, *examples, **more):
+    "A parser whose help ends with examples: that is what stays on the screen."
+    epilog = '\n  '.join(['such as:', *examples]) + f'\n\n{_TIP}'
+    parser = _Parser(prog=name, description=textwrap.fill(does, 78), epilog=epilog, allow_abbrev=False,
+                     formatter_class=RawDescriptionHelpFormatter, **more)
     parser.color = False                                        # as in Python before 3.14
     return parser
 
@@ -55,22 +59,25 @@ def _one_of(what, names):
 
 PRECISION_WORDS = 'auto', 'fp32', 'bf16', 'fp16'
 
-def _add_recipe(parser):
+def _add_recipe(parser, seed=True):
     "A flag for each field of a recipe, and what every training needs."
-    add, helps = parser.add_argument, docments(Recipe)
+    add, helps = parser.add_argument_group('what is trained', _USUAL).add_argument, docments(Recipe)
+    usual = Recipe().filled()
     for f in _typed_fields():
         number = f.type in (int, float)
+        told = helps[f.name] + _default(f, getattr(usual, f.name))
         add(f'--{f.name}', type=f.type if number else str, metavar=f.type.__name__.upper() if number else 'TEXT',
-            help=helps[f.name] + (f' (default: {f.default})' if f.default is not None else ''))
+            help=told if seed or f.name != 'seed' else SUPPRESS)
     add('--weights', metavar='FILE',
         help="begin from trained weights, with a new head where the classes differ: a run's weights.safetensors, "
              'its folder, or pretrained (default: drawn by the seed)')
     add('--data_dir', metavar='DIR',
         help='contains cifar-10-batches-py or cifar-100-python (default: $CIFAR10_DIR, else ~/.cache/cifar_resnet, '
              'fetched if need be), or is the PATH of a folder of pictures')
+    add = parser.add_argument_group('how it is computed').add_argument
     add('--save_every_s', type=float, default=60, metavar='FLOAT', help='seconds between checkpoints (default: 60)')
     add('--budget_s', type=float, default=math.inf, metavar='FLOAT',
-        help='stop after so many seconds, saved, to be gone on with')
+        help='save and stop after so many seconds, as Ctrl-C does (default: no limit)')
     add('--precision', default='auto', type=_one_of('precision', PRECISION_WORDS), metavar='TEXT',
         help='what convolutions are computed in: auto (the fastest that is sound here), fp32, bf16 or fp16; '
              'a resumed run keeps its own (default: auto)')
@@ -78,6 +85,14 @@ def _add_recipe(parser):
         help='what computes the network: eager (as it is written), rows (norms by rows), compile or graph '
              '(both compiled by PyTorch, graph for CUDA), rows+compile or rows+graph (default: eager)')
     add('--engine', dest='backend', default=SUPPRESS, help=SUPPRESS)               # what it was called before
+
+_USUAL = """Defaults are those of the strict recipe on CIFAR-10.
+The best recipe and other data have their own for what is not typed."""
+
+def _default(field, usual):
+    "What a flag is if it is not typed; not where the device decides, or its help says so."
+    if field.name == 'batch_size' or usual is None: return ''
+    return f' (default: {",".join(map(str, usual)) if isinstance(usual, tuple) else usual})'
 
 def _typed_fields():
     "The fields of a recipe that have a flag of their own: `weights` is a hash there, and a file on the command line."
@@ -91,7 +106,11 @@ def _typed(args):
 def train_parser() -> ArgumentParser:
     "The flags of `cifar_resnet`."
     parser = _parser('cifar_resnet', 'Train a LayerNorm-only ResNet-18, test it once, '
-                                     'and draw the figures into a run folder.')
+                                     'and draw the figures into a run folder.',
+                     'cifar_resnet --dataset shapes10                 a minute, no download',
+                     'cifar_resnet --width 16 --epochs 10             a narrow network on CIFAR-10',
+                     'cifar_resnet --width 16 --epochs 10 --resume    go on with it after Ctrl-C',
+                     usage='cifar_resnet [flags]')
     add = parser.add_argument
     _add_recipe(parser)
     add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
@@ -200,7 +219,7 @@ def _report(run):
     if m['test_accuracy_tta'] is not None:
         print(f'mean over mirrored and shifted test images: {m["test_accuracy_tta"]:.2%}')
     if m['edits']: print(f'edited by hand ({len(m["edits"])}×): see run.json')
-    if changed := changed_on_the_way(m): print(f'it went on otherwise than it began: {changed}')
+    if changed := changed_on_the_way(m): print(f'resumed under other conditions: {changed}')
     print(f'weights of epoch {m["epoch"]}, {m["parameters"]:,} parameters, trained for '
           f'{duration(m["train_seconds"])}\nfigures, weights and numbers: {visible(run.folder)}')
 
@@ -212,7 +231,10 @@ def _local(moment):
 def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all was done
     "The command `cifar_sweep`."
     parser = _parser('cifar_sweep', 'Train recipes x seeds, resumably, and write one table of results. '
-                                    'Flags of a recipe are common to all rows.')
+                                    'Flags of a recipe are common to all of them.',
+                     'cifar_sweep recipes.json --seeds 0,1,2              the recipes of a file',
+                     'cifar_sweep - --dataset shapes10 --seeds 0,1,2      one recipe, by its flags',
+                     usage='cifar_sweep TABLE [flags]')
     add = parser.add_argument
     add('table', metavar='TABLE',
         help='a JSON file: {"name": {"lr": 0.001, ...}, ...}, the fields of each recipe; or - for the flags alone')
@@ -223,7 +245,7 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
         help='one run at a time on each, such as cuda:0,cuda:1 or cpu,cpu (default: every GPU, or the CPU)')
     add('--read_test', action='store_true',
         help='open the test set of each run, once: for a final table, not for choosing')
-    _add_recipe(parser)
+    _add_recipe(parser, seed=False)                    # it has --seeds
     args = vars(parser.parse_args(argv))
     return _run('cifar_sweep', lambda: _sweep(_typed(args), **args), 'the same command goes on')
 
@@ -287,7 +309,9 @@ def _report_recipe(row):
 # %% ../nbs/17_cli.ipynb #17-026
 def explain_main(argv:list=None) -> int: # exit code
     "The command `cifar_explain`."
-    parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where.')
+    parser = _parser('cifar_explain', 'Show which classes a trained network sees in a picture, and where. It knows '
+                                      'only the classes that it learnt: whatever you show it becomes one of them.',
+                     'cifar_explain photo.jpg --run runs/NAME    as cifar_resnet printed it')
     add = parser.add_argument
     add('picture', metavar='PICTURE', help='a picture of any size, or a folder of pictures')
     add('--run', required=True, metavar='DIR', help='the folder of a finished run')
@@ -402,7 +426,8 @@ def _pictures(folder):
 def bench_main(argv:list=None) -> int: # exit code
     "The command `cifar_bench`."
     parser = _parser('cifar_bench', 'How fast is the training here, beside a plain loop and beside what this machine '
-                                    'can do, and where does the time go? Some minutes on two CPU cores.')
+                                    'can do, and where does the time go? Some minutes on two CPU cores.',
+                     'cifar_bench --width 16 64')
     add = parser.add_argument
     add('--device', metavar='TEXT', help='auto (the GPU if there is one), cpu, cuda, cuda:1 ... (default: auto)')
     add('--width', type=int, nargs='+', metavar='INT',
@@ -427,7 +452,9 @@ def bench_main(argv:list=None) -> int: # exit code
 def app_main(argv:list=None) -> int: # exit code
     "The command `cifar_app`."
     parser = _parser('cifar_app', 'Serve the explorers as a web page, until Ctrl-C, '
-                                  'for who has the address that is printed.')
+                                  'for whoever has the address that is printed.',
+                     'cifar_app                    with a network that comes with the package',
+                     'cifar_app --run runs/NAME    with the network of your own run')
     add = parser.add_argument
     add('--run', metavar='DIR',
         help="explore this finished run's network and images; default: a network that comes with the package")

@@ -22,7 +22,7 @@ def chromium(): return os.environ.get('CHROMIUM') or next(filter(None, map(shuti
 def missing(*packages):
     "What is missing for the tests in a browser, and how to get it; None if nothing is."
     lacking = [p for p in packages if not find_spec(p)]
-    if lacking: return f"no {', '.join(lacking)}: pip install 'cifar_resnet[browser]'"
+    if lacking: return f"no {', '.join(lacking)}: pip install -e '.[browser]'"
     if not chromium(): return 'no Chromium or Chrome: apt-get install chromium, or set CHROMIUM to its path'
 
 

@@ -19,7 +19,7 @@ def pytest_addoption(parser): parser.addoption('--publish', action='store_true',
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'trust(table, what): a row of a table; the fixture `cases` says how many cases the test tries, if not one')
-    config.addinivalue_line('markers', 'browser: needs a browser, Voilà and JupyterLab: pip install \'cifar_resnet[browser]\'')
+    config.addinivalue_line('markers', 'browser: needs a browser, Voilà and JupyterLab: pip install -e \'.[browser]\'')
     config.trust = defaultdict(lambda: dict(injected=0, survived=0, not_run=0))
 
 

@@ -8,7 +8,7 @@ import pytest
 from browsing import APP, end
 from cifar_resnet.cli import app_main
 
-voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install 'cifar_resnet[app]'")
+voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install -e '.[app]'")
 
 
 def start(*flags, **kw): return subprocess.Popen([sys.executable, '-c', APP, '--no_browser', *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
@@ -53,7 +53,7 @@ def test_without_voila(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'voila', None)
     monkeypatch.setitem(sys.modules, 'voila.app', None)
     assert app_main([]) == 2
-    assert capsys.readouterr().err == "cifar_app: this needs Voilà: pip install 'cifar_resnet[app]'\n"
+    assert capsys.readouterr().err == "cifar_app: this needs Voilà: in the repository's folder type pip install -e '.[app]'\n"
 
 
 @voila

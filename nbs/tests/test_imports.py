@@ -1,5 +1,5 @@
 "Importing the package opens no socket, and needs none of the tools it is developed with."
-import ast, subprocess, sys
+import subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -76,11 +76,3 @@ sys.meta_path.insert(0, Watch())
 from cifar_resnet.{module} import plain_augmentation
 plain_augmentation((.5,)*3, (.25,)*3)""")
     assert done.stdout == 'imported 1\n', done.stdout + done.stderr
-
-
-@pytest.mark.parametrize('name', MODULES)
-def test_no_name_is_defined_twice_in_a_module(name):
-    tree = ast.parse((FOLDER/f'{name}.py').read_text())
-    patched = lambda node: any('patch' in ast.unparse(d) for d in node.decorator_list)
-    defined = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not patched(n)]
-    assert sorted(set(defined)) == sorted(defined)

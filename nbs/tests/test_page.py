@@ -1,4 +1,4 @@
-"The explorers' page is for who started it alone: strangers of every kind ask a server, and its Pythons end with their pages. Without a browser."
+"The explorers' page is for whoever started it alone: strangers of every kind ask a server, and its Pythons end with their pages. Without a browser."
 import asyncio, http.client, os, re, socket, stat, sys, threading, time
 from http.cookies import SimpleCookie
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ import pytest
 from browsing import app_process, kernels, until
 from cifar_resnet.page import Door, door_for, listen_at, refusal, url
 
-voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install 'cifar_resnet[app]'")
+voila = pytest.mark.skipif(not find_spec('voila'), reason="no voila: pip install -e '.[app]'")
 stranger = pytest.mark.trust('page and explorers', 'strangers at the door of cifar_app')
 lifetime = pytest.mark.trust('page and explorers', 'a kernel of cifar_app ends with its page')
 # A page of one slider: its Python starts at once. Two places, and little time.
@@ -65,7 +65,7 @@ def test_names(host, at_home, outside):
     dict(cookie='', Authorization='token sesame'), dict(cookie='', X_Forwarded_For='127.0.0.1'), dict(cookie='', path='//'),
 ])
 def test_without_the_token(how):
-    assert 'is for who started it: open the address' in refusal(request(**how), AT_HOME)
+    assert 'is for whoever started it: open the address' in refusal(request(**how), AT_HOME)
 
 
 @stranger
