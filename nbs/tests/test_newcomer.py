@@ -10,7 +10,7 @@ from cifar_resnet.plots import RARE, reliability, table
 from cifar_resnet.recipe import Recipe
 from cifar_resnet.runs import read_json
 
-def hard(kind): return pytest.mark.trust('hard knocks', kind)
+def hard(kind): return pytest.mark.trust('commands and figures', kind)
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT/'README.md').read_text(encoding='utf-8')

@@ -290,7 +290,7 @@ def begin_page(app):
 
 
 @voila
-@pytest.mark.trust('hard knocks', 'more pages of cifar_app than there is room for')
+@pytest.mark.trust('page and explorers', 'more pages of cifar_app than there is room for')
 def test_a_place_is_free_when_its_python_has_ended(app):
     "Reloaded pages whose old Pythons take their time."
     clings = app.said.with_name('clings')

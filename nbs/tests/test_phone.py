@@ -70,7 +70,7 @@ NO_RING = '''() => { const e = document.activeElement, style = getComputedStyle(
     return e === document.body || style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 ? '' : `${e.tagName} ${e.className}` }'''
 
 
-@pytest.mark.trust('hard knocks', 'by the keyboard alone')
+@pytest.mark.trust('page and explorers', 'by the keyboard alone')
 @pytest.mark.parametrize('tab', TABS)
 def test_where_the_keyboard_is_can_be_seen(visit, tab):
     "Sliders, menus, boxes, buttons: whatever the tab key reaches has a ring."
@@ -107,7 +107,7 @@ page._app_notebook = other
 '''
 
 
-@pytest.mark.trust('hard knocks', 'a narrow page')
+@pytest.mark.trust('page and explorers', 'a narrow page')
 def test_a_hundred_long_names_are_not_cut(cases):
     cases(3)
     with app_process(before=HUNDRED) as app, browser() as b:
