@@ -275,7 +275,8 @@ def _progress(line):
 def _once_each(pairs):
     "A JSON object. Raises ValueError for a name that is in it twice: the second would silently replace the first."
     found = dict(pairs)
-    if len(found) < len(pairs): raise ValueError(f'it names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
+    if len(found) < len(pairs):
+        raise ValueError(f'it names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
     return found
 
 def _recipes(table, common):

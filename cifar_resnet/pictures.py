@@ -250,7 +250,7 @@ def _note_unseen(size, side, note):
     if lost > _MOST_LOST: note(f'is {shape}: {lost:.0%} of it lies outside the middle square, unseen; crop it first')
 
 def read_picture(
-    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # a file in one of `FORMATS`; at most 89 million pixels, 65,535 a side
+    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # in one of `FORMATS`; at most 89 million pixels, 65,535 a side
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
     """The middle square of a picture, upright, shrunk, in sRGB, and on white where it is transparent.

@@ -440,7 +440,8 @@ def table(
     return Markdown('\n'.join(f'| {" | ".join(line)} |' for line in lines))
 
 def _cell(value, header=''):
-    "A value in a table; an interval from its low to its high end. What Markdown would take for a column, HTML or a formula is escaped, but not in `code`."
+    """A value in a table; an interval from its low to its high end.
+    What Markdown would take for a column, HTML or a formula is escaped, but not in `code`."""
     if isinstance(value, (list, tuple)) and header.endswith('ci95'):
         return ' to '.join(_cell(v, header.removesuffix('_ci95')) for v in value)
     if isinstance(value, float) and header.endswith(('accuracy', 'share')): return _said(value, '.2%')
