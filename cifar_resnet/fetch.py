@@ -22,10 +22,10 @@ except ImportError: fcntl = None      # Windows
 # %% ../nbs/02_fetch.ipynb #02-005c
 def check_file(path:str|Path):
     "Raise ValueError for a device, a pipe or a socket, on which one would wait without end. (None there: no word.)"
-    with suppress(FileNotFoundError, NotADirectoryError):
-        kind = os.stat(path).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            raise ValueError(f'{path} is a device or a pipe: give a file')
+    try: kind = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError): return               # a name that nothing can have
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise ValueError(f'{path} is a device or a pipe: give a file')
 
 def open_file(path:str|Path): # an open file, to read bytes from
     "Open a file for reading, at once. Raises ValueError as `check_file` does, else OSError as `open` does."

@@ -145,6 +145,8 @@ def find_not_finite(
     if isinstance(values, Tensor): return None if values.isfinite().all() else at or 'it'
     return at or 'it' if isinstance(values, float) and not math.isfinite(values) else None
 
+def _names(v, n): return isinstance(v, (list, tuple)) and len(v) == n and all(isinstance(c, str) for c in v)
+
 def _three(v): return isinstance(v, (list, tuple)) and len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
 
 def _check_said(about):
@@ -152,9 +154,8 @@ def _check_said(about):
     check_model(**{k: about[k] for k in CONFIG})
     if at := find_not_finite(about): raise ValueError(f'its {at} is not a finite number')
     n, usual = about['num_classes'], [.5, .5, .5]                # what it does not say cannot be wrong
-    classes, mean, std = about.get('classes', ['']*n), about.get('mean', usual), about.get('std', usual)
-    named = isinstance(classes, (list, tuple)) and all(isinstance(c, str) for c in classes)
-    if not named or len(classes) != n: raise ValueError(f'its classes are not {n} names')
+    mean, std = about.get('mean', usual), about.get('std', usual)
+    if 'classes' in about and not _names(about['classes'], n): raise ValueError(f'its classes are not {n} names')
     if not (_three(mean) and _three(std)):
         raise ValueError(f'mean and std must be three numbers between 0 and 1, not {mean} and {std}')
     temperature = about.get('temperature', 1)

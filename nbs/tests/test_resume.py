@@ -240,7 +240,7 @@ def _no_moments(s): s['opt']['state'] = {i: {k: torch.zeros_like(v) for k, v in 
 def _first_rate(s): s['opt']['param_groups'][0]['lr'] = 1e-3
 def _fresh_plateau(s): s['plateau'] = Training(RECIPE, DATA, device='cpu').plateau.state_dict()
 def _no_cooldown(s): s['plateau']['cooldown_counter'] = 0
-def _no_best(s): s['best']['valid_loss'] = float('inf')
+def _no_best(s): s['best']['valid_loss'] = 1e9
 def _epoch_again(s): s.update(at=0, losses=s['losses'][:0], right=0)
 def _losses_gone(s): s['losses'] = torch.zeros_like(s['losses'])
 def _right_gone(s): s['right'] = 0

@@ -374,7 +374,7 @@ def shaped(*shape, name='head.weight'): return lambda weights: weights.update({n
         (dict(std=[.2]), 'mean and std must be'), (dict(mean=.5), 'mean and std must be'), (dict(mean=None), 'mean and std must be'), (dict(std=[-.2]*3), 'mean and std must be'), (dict(mean=dict(a=1)), 'mean and std must be'), (dict(std=[True]*3), 'mean and std must be'),
         (dict(classes=[]), 'its classes are not 10 names'), (dict(classes=[*CLASSES, 'k']), 'its classes are not 10 names'), (dict(classes='abcdefghij'), 'its classes are not'), (dict(classes=[0]*10), 'its classes are not'), (dict(classes=None), 'its classes are not'),
         (dict(temperature=0), 'its temperature cannot be 0'), (dict(temperature=-1.), 'its temperature cannot be'), (dict(temperature=NAN), 'its temperature is not a finite number'), (dict(temperature='1'), "its temperature cannot be '1'"),
-        (dict(num_classes=11), 'its classes are not 11 names'), (dict(num_classes='10'), 'num_classes must be a whole number'), (dict(width=10**9), 'width must be at most'), (dict(width=None), 'width must be'), (dict(norm=['layer']), 'there is no norm'), (dict(strides=None), 'strides'),
+        (dict(num_classes=11), 'its classes are not 11 names'), (dict(num_classes=10**15), 'its classes are not'), (dict(num_classes='10'), 'num_classes must be a whole number'), (dict(width=10**9), 'width must be at most'), (dict(width=None), 'width must be'), (dict(norm=['layer']), 'there is no norm'), (dict(strides=None), 'strides'),
         (dict(test_accuracy=NAN), 'its test_accuracy is not a finite number')]]])
 def test_files_of_weights(change, about, said, tmp_path):
     path = planted(tmp_path/'w.safetensors', change, about)
