@@ -412,6 +412,7 @@ def _serve(folder, ip, address, port, theme, open_browser):
     server = _Server(config=_voila_config(folder, address, port, theme, door))
     server.door, sent = door, []
     def listening():
+        server.ioloop = IOLoop.current()                                             # a signal may come from now on
         print(f'{url(address, port, door)}   (Ctrl-C ends it)', flush=True)
         if door.outside: print(_outside(address, port, door), file=sys.stderr, flush=True)
         if open_browser: sent.append(_open(url(address, port, door), folder))
