@@ -377,7 +377,7 @@ def test_classes_of_any_kind(classes):
     assert images.classes == TWO and {type(c) for c in images.classes} == {str} and images.labels.tolist() == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize('classes', [{'cat', 'dog'}, frozenset(TWO), None, 2.5, b'cd', {'cat': 1, 'dog': 2}, {'cat': 0, 'dog': 0}, {1: 'cat', 2: 'dog'}, {'cat': 'a', 'dog': 'b'},
+@pytest.mark.parametrize('classes', [pytest.param({'cat', 'dog'}, id='a set'), pytest.param(frozenset(TWO), id='a frozen set'), None, 2.5, b'cd', {'cat': 1, 'dog': 2}, {'cat': 0, 'dog': 0}, {1: 'cat', 2: 'dog'}, {'cat': 'a', 'dog': 'b'},
                                      {'cat': [0], 'dog': [1]}, ('', 'dog'), (['cat'], ['dog']), ('cafe\u0301', 'caf\u00e9')], ids=str)
 def test_what_are_no_classes(classes):
     with pytest.raises(ValueError, match='classes must be two or more different names, by label, not'): Images(PIXELS, [0, 1, 1, 0], classes)
