@@ -275,7 +275,9 @@ def take_members(
             members = _checked_members(tar, 2**20 + max(size or 2**28 for size, _ in wanted.values()))
             for name, (size, md5) in wanted.items():
                 _write_member(folder/Path(name).name, _read_member(tar, members, name, size, md5))
-    except MemoryError: raise
+    except MemoryError as e:
+        raise ValueError(f'{archive} cannot be used: it asks for more memory than there is; '
+                         f'remove it to fetch it anew') from e
     except Exception as e:
         if getattr(e, 'errno', None): raise                  # the disk's fault, not the archive's
         why = ' '.join(str(e).split()) or repr(e)

@@ -32,7 +32,7 @@ from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
 from .fetch import check_file, file_hash, read_file
 from .gradcam import contrast, gradcam, overlay
-from .model import find_not_finite, load_weights, summary, weights_file, weights_metadata
+from .model import METADATA, find_not_finite, load_weights, summary, weights_file, weights_metadata
 from .pictures import read_picture
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, Run, announced, append_history, check_fields,
@@ -211,7 +211,7 @@ def store_logits(
     new = {part: _finite(predict(model, x), folder), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
     if views: new[f'{part}_tta'] = _finite(predict_views(model, x), folder)
     said = {**_said(folder), **_origin(folder, about), f'{part}_images': images.fingerprint()}
-    held = save({**stored_logits(folder), **new}, {k: json.dumps(v) for k, v in said.items()})
+    held = save({**stored_logits(folder), **new}, {METADATA: json.dumps(said)})           # one key: the same bytes
     if about.get('finished'): write_json(folder/'run.json', announced(about, folder/'logits.safetensors', held))
     write_atomic(folder/'logits.safetensors', held)
 
@@ -223,7 +223,7 @@ def _said(folder):
     "What logits.safetensors says of where its logits come from."
     if not (folder/'logits.safetensors').exists(): return {}
     with safe_open(folder/'logits.safetensors', 'pt') as f:
-        return {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+        return json.loads((f.metadata() or {}).get(METADATA, '{}'))
 
 def write_weights(training:Training, classes:tuple):
     "Write the best weights of a trained run: now they are final."

@@ -206,10 +206,11 @@ def _open(file, note):
 @contextmanager
 def _one_note(note):
     "Inside the block what Pillow warns of, often once for every tag of a file, is one note, and a costly size an error."
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('always')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', UserWarning)
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         yield
+    said = [w for w in caught if issubclass(w.category, UserWarning)]
     if said: note(f'is an odd file ({" ".join(str(said[0].message).split())}): look whether it is read rightly')
 
 def _decode(file, name, note):

@@ -4,13 +4,14 @@
     pytest nbs/tests -n 2         # in two processes
     pytest nbs/tests --publish    # and write the tables
 """
-import os, sys
+import os, signal, sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')       # before torch is imported: the tests start many small processes
+if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, signal.SIG_DFL)    # some tests hang up; under nohup nobody would hear
 sys.path.append(str(Path(__file__).parent.parent/'experiments'))      # some tests run an experiment in small
 RESULTS = Path(__file__).parent.parent/'results'/'trust.json'
 TRUST = defaultdict(lambda: dict(injected=0, survived=0, not_run=0))         # by table and row

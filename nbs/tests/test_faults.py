@@ -339,6 +339,11 @@ def test_another_recipe(field, value, tmp_path):
 @pytest.mark.parametrize('schema', [1, SCHEMA + 1, None])
 def test_schema(schema, stopped):
     out, state = stopped
+    own = load_checkpoint(out/'checkpoints')
+    save_checkpoint(out/'checkpoints', {**state, 'schema': schema}, 99)
+    with pytest.warns(UserWarning, match='written by another version'): training = Training.resume(out, shapes10()[0], device='cpu')
+    assert training.steps == own['epoch']*len(training.losses) + own['at']           # it goes on from the older one, which is its own
+    shutil.rmtree(out/'checkpoints')
     save_checkpoint(out/'checkpoints', {**state, 'schema': schema}, 99)
     with pytest.raises(ValueError, match='written by another version'): Training.resume(out, shapes10()[0], device='cpu')
 

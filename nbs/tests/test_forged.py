@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 
 from cifar_resnet import job as job_module, scale
 from cifar_resnet.job import job, publish
-from cifar_resnet.model import load_weights, weights_file, weights_metadata
+from cifar_resnet.model import METADATA, load_weights, weights_file, weights_metadata
 from cifar_resnet.runs import read_json, seal, write_history, write_json
 from cifar_resnet.scale import sweep
 from cifar_resnet.train import load_run
@@ -60,7 +60,7 @@ def logits(said=None, **changes):
         path, known = folder/'logits.safetensors', job_module._said(folder)
         known = {**known, **said} if said is not None else {}
         held = {**load_file(path), **{k: change(load_file(path)) if callable(change) else change for k, change in changes.items()}}
-        path.write_bytes(save({k: v for k, v in held.items() if v is not None}, {k: json.dumps(v) for k, v in known.items() if v is not None}))
+        path.write_bytes(save({k: v for k, v in held.items() if v is not None}, {METADATA: json.dumps({k: v for k, v in known.items() if v is not None})}))
     return change
 
 def perfect(stored): return torch.nn.functional.one_hot(stored['test_labels'], 10).float()*9

@@ -65,7 +65,7 @@ def test_where_it_goes_on(field, value, begun, monkeypatch, capsys):
     old = before['versions'][field[9:]] if '.' in field else before[field]
     assert run.metrics['resumed'][0]['changed'] == {field: [old, value]}
     cli._report(run)
-    [said] = [line for line in capsys.readouterr().out.splitlines() if 'otherwise' in line]
+    [said] = [line for line in capsys.readouterr().out.splitlines() if 'resumed under' in line]
     assert f'{field} {str(old)[:40]} → {str(value)[:40]}' in said
     check_about(read_json(begun/'run.json'))
 
