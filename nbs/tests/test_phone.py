@@ -108,10 +108,10 @@ page._app_notebook = other
 
 
 @pytest.mark.trust('page and explorers', 'a narrow page')
-def test_a_hundred_long_names_are_not_cut(cases):
+def test_a_hundred_long_names_are_not_cut(visit, cases):
     cases(3)
-    with app_process(before=HUNDRED) as app, browser() as b:
-        page = b.new_page(viewport=dict(width=WIDTH, height=HEIGHT))
+    with app_process(before=HUNDRED) as app:
+        page = visit.context.browser.new_page(viewport=dict(width=WIDTH, height=HEIGHT))
         open_app(page, app.address)
         for tab in ('Maps', 'Mistakes', 'Augmentation'):
             open_tab(page, tab)
