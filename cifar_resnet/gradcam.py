@@ -142,7 +142,8 @@ def _warn_if_empty(maps):
                       stacklevel=3)
     if nothing := ((most == 0) & (least == 0)).nonzero()[:,0].tolist():
         warnings.warn(f'no evidence at all, for or against the class, in {_images(nothing)}: at this layer either '
-                      'nothing is active or the class depends on none of its cells; the map is 0 everywhere', stacklevel=3)
+                      'nothing is active or the class depends on none of its cells; the map is 0 everywhere',
+                      stacklevel=3)
 
 def _images(which): return f'image{"s"*(len(which)>1)} {", ".join(map(str, which[:10]))}{" …"*(len(which)>10)}'
 
@@ -195,7 +196,7 @@ def gradcam(
     layer=None,        # module, name (its last run; 'act@0': its first), list of them; None: the last map listened to
     method:str='gradcam', # or 'hirescam', 'layercam': a name in `METHODS`
     relu:bool=True,    # False: the signed map, with evidence against the class
-    reshape=None,      # what the layer returns -> (B,C,h,w): a function, a name in `layers.RESHAPES`, None: if it is sure
+    reshape=None,      # what the layer returns -> (B,C,h,w): a function, a name in `layers.RESHAPES`, None: if sure
     output=None,       # where the logits are: a function of what the model returns, key or index, or None: as (B,C),
                        # or `logits` of a dict or record
 ) -> Tensor: # (B,h,w) on the layer's own grid, not rescaled; (B,classes,h,w) for 'all'; for several layers a dict

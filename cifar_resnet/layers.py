@@ -337,7 +337,7 @@ def _fits(model, trace, key, order):
     if shape[h] == shape[w] and shape[h] in trace.constant: return False           # attention of tokens to tokens
     grown = _grown_shape(model, trace, key)
     if grown: return all(shape[i] < grown[i] <= 3*shape[i] for i in (h, w)) and grown[channels] == shape[channels]
-    others = (channels, h) if channels < h else (w, channels)                      # rows and columns of the other reading
+    others = (channels, h) if channels < h else (w, channels)          # rows and columns of the other reading
     here, there = (_like_the_picture(shape[i], shape[j], trace) for i, j in ((h, w), others))
     return here and not there
 

@@ -147,7 +147,8 @@ def find_not_finite(
 
 def _names(v, n): return isinstance(v, (list, tuple)) and len(v) == n and all(isinstance(c, str) for c in v)
 
-def _three(v): return isinstance(v, (list, tuple)) and len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
+def _three(v):
+    return isinstance(v, (list, tuple)) and len(v) == 3 and all(isinstance(x, float) and 0 < x < 1 for x in v)
 
 def _check_said(about):
     "Raise ValueError if the metadata of weights make no sense."

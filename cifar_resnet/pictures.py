@@ -205,7 +205,7 @@ def _open(file, note):
 
 @contextmanager
 def _one_note(note):
-    "Inside the block what Pillow warns of, often once for every tag of a file, is one note, and a costly size an error."
+    "Inside the block all that Pillow warns of, often once a tag, is one note, and a costly size an error."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -251,7 +251,7 @@ def _note_unseen(size, side, note):
     if lost > _MOST_LOST: note(f'is {shape}: {lost:.0%} of it lies outside the middle square, unseen; crop it first')
 
 def read_picture(
-    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # in one of `FORMATS`; at most 89 million pixels, 65,535 a side
+    path:str|Path|bytes|io.BytesIO|Image.Image|np.ndarray, # one of `FORMATS`; up to 89 million pixels, 65,535 a side
     side:int=SIDE,
 ) -> np.ndarray: # (side,side,3) uint8
     """The middle square of a picture, upright, shrunk, in sRGB, and on white where it is transparent.

@@ -67,7 +67,7 @@ BEFORE = dict(filters='free', schedule='plateau', weights=None) # what a recipe 
 class Recipe:
     "What is trained, on what, and how. Raises ValueError for a field that makes no sense."
     dataset:str = 'cifar10'        # cifar10, cifar100, shapes10, or folder:PATH: pictures in PATH/train/CLASS/
-    recipe:str = 'strict'          # the preset of what is left out: strict (Adam, as in textbooks) or best (Muon; better)
+    recipe:str = 'strict'          # preset of what is left out: strict (Adam, as in textbooks) or best (Muon; better)
     seed:int = 0                   # of first weights, order and augmentation; not of the split
     epochs:int = None              # passes over the training images
     batch_size:int = None          # images a step (CIFAR: 512 on a GPU, 128 on a CPU; Shapes-10, a folder: 32)
