@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THIS_MACHINE', 'LEAST', 'check_file', 'open_file', 'read_file', 'file_hash', 'without_links', 'held', 'alone',
-           'readable', 'fetch', 'take_members']
+           'is_still_there', 'readable', 'fetch', 'take_members']
 
 # %% ../nbs/02_fetch.ipynb #02-003
 import hashlib, http.client, os, queue, secrets, stat, tarfile, threading, time, warnings
@@ -168,12 +168,16 @@ def _locked(lock, path):
         f = _lock_file(lock)
         try:
             _take(f, path)
-            if os.path.samestat(os.fstat(f.fileno()), os.stat(lock)): return f
-        except FileNotFoundError: pass
+            if is_still_there(f): return f
         except BaseException:
             f.close()
             raise
         f.close()                     # who had it removed it: once more, with a new one
+
+def is_still_there(f) -> bool:
+    "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
+    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
+    except FileNotFoundError: return False
 
 def _lock_file(lock):
     opened = lambda flags: open(lock, 'rb', opener=lambda name, _: without_links(name, flags))

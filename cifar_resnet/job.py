@@ -411,7 +411,7 @@ def job(
     backend:str='eager',
     budget_s:float=math.inf,
     precision:str='auto',
-    progress:bool=True,     # say on stderr what is trained and how it goes: see `_told`
+    progress:bool=True,     # say on stderr what is trained and how it goes: see `_reporting`
     read_test:bool=True,    # False: leave the test set closed; its results are None, figures show held-out images
     draw:bool=True,         # False: leave the figures to a later call
     data=None,              # its training and test images, if they are loaded already, or your own
@@ -585,7 +585,7 @@ def _as_json(value): return json.loads(json.dumps(value))
 def _train(training, classes, progress) -> dict: # what goes into run.json
     "Train to the end, with a history file that grows, and write the best weights."
     t, path = training, training.folder/'history.csv'
-    with _told(t, progress) as show:
+    with _reporting(t, progress) as show:
         write_history(path, t.history)
         for row in t:
             append_history(path, row)
@@ -657,7 +657,7 @@ def epoch_line(
 BAR = '{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} to go'
 
 @contextmanager
-def _told(training, progress):
+def _reporting(training, progress):
     "Say on stderr what is trained and how long it may take; yields a function that is called with each epoch's row."
     t, epochs, steps, seen, told = training, training.recipe.epochs, len(training.losses), [], []
     progress = progress and t.epoch < epochs

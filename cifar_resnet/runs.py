@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash, held, read_file, without_links
+from .fetch import file_hash, held, is_still_there, read_file, without_links
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -217,13 +217,8 @@ def only_one(
         except OSError:
             warnings.warn(f'{folder} cannot be locked (a mounted drive?): '
                           'see to it that no second process works there')
-        if not _is_still(f): raise ValueError(f'{folder} was removed just now by another process: start again')
+        if not is_still_there(f): raise ValueError(f'{folder} was removed just now by another process: start again')
         yield
-
-def _is_still(f):
-    "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
-    try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
-    except FileNotFoundError: return False
 
 def _lock(f, wait_s):
     "Lock an open file. Raises BlockingIOError if it is locked, and still is after so many seconds."

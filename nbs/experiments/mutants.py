@@ -191,7 +191,7 @@ MUTANTS = {
         ('going back in silence', 'if passed: warnings.warn(', 'if False: warnings.warn('),
         ('signal handlers are not put back', '    try: yield stop\n    finally: put_back()', '    yield stop'),
         ('SIGTERM is not waited for', 'return [signal.SIGINT, signal.SIGTERM] +', 'return [signal.SIGINT] +'),
-        ('a lock on a file that was removed', 'if not _is_still(f): raise', 'if False: raise'),
+        ('a lock on a file that was removed', 'if not is_still_there(f): raise', 'if False: raise'),
         ('a lock for many', 'fcntl.LOCK_EX', 'fcntl.LOCK_SH'),
         ('a changed run.json passes', "if about['finished'] and about['seal'] != seal(about)", "if about['finished'] and not about['seal']"),
         ('the seal covers no results', "if k != 'seal'}", 'if k in FIELDS}'),
