@@ -1,5 +1,5 @@
 "The first use of a data folder, by several at once, from mirrors that drip or hang, in folders that others share: a server in threads, no network."
-import hashlib, os, random, stat, threading, time, warnings
+import hashlib, io, os, random, stat, tarfile, threading, time, warnings
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +13,6 @@ from cifar_resnet.data import CIFAR10, _made
 from cifar_resnet.fetch import alone, fetch, readable
 from cifar_resnet.job import check_no_stranger
 from processes import finish, start, wait_for
-from test_strangers_data import packed
 
 DATA = random.Random(0).randbytes(300_000)                 # the same in each process
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -22,7 +21,16 @@ MEMBERS = dict(data_batch_1=DATA[:1000], test_batch=DATA[1000:2000])
 
 def trust(what): return pytest.mark.trust('hard knocks', what)
 
-PACKED = packed(CIFAR10, MEMBERS)
+def packed():
+    "A small archive of the official layout, the same bytes in each process (gzip would note the time)."
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode='w') as tar:
+        for name, content in MEMBERS.items():
+            info = tarfile.TarInfo(f'{CIFAR10.folder}/{name}'); info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+PACKED = packed()
 SMALL = replace(CIFAR10, sha256=hashlib.sha256(PACKED).hexdigest(), size=len(PACKED),
                 members={name: (len(content), hashlib.md5(content).hexdigest()) for name, content in MEMBERS.items()})
 
