@@ -1,5 +1,5 @@
 "The explorers' page is for whoever started it alone: strangers of every kind ask a server, and its Pythons end with their pages. Without a browser."
-import asyncio, http.client, os, re, socket, stat, sys, threading, time
+import asyncio, http.client, os, re, signal, socket, stat, sys, threading, time
 from http.cookies import SimpleCookie
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -236,14 +236,16 @@ def test_a_page_that_never_connects(app):
 
 @voila
 @lifetime
-@pytest.mark.parametrize('when', ['at once', 'a kernel starts', 'it computes'])
+@pytest.mark.parametrize('when', ['before it is read', 'at once', 'a kernel starts', 'it computes'])
 def test_closed_while_python_is_starting(app, when):
     slow = app.said.with_name('slow')
     slow.touch()
+    if when == 'before it is read': os.kill(app.pid, signal.SIGSTOP)
     with socket.create_connection(('127.0.0.1', port(app))) as s:
         s.sendall(f'GET /?token={app.token} HTTP/1.1\r\nHost: 127.0.0.1:{port(app)}\r\n\r\n'.encode())
-        if when != 'at once': until(lambda: kernels(app), 60)
+        if when in ('a kernel starts', 'it computes'): until(lambda: kernels(app), 60)
         if when == 'it computes': time.sleep(3)
+    os.kill(app.pid, signal.SIGCONT)
     time.sleep(1)
     until(lambda: not kernels(app), GONE_S)
     time.sleep(1)
