@@ -299,7 +299,8 @@ class _Page(_Brief, TornadoVoilaHandler):
     async def get(self):
         self.kernel_id = str(uuid4())
         if not await self.kernel_manager.room_for(self.kernel_id): return _answer(self, 503, _FULL)
-        if self.gone: return await self.kernel_manager.end(self.kernel_id)         # while it waited for its place
+        if self.gone or self.request.connection.stream.closed():                   # while it waited, or before that
+            return await self.kernel_manager.end(self.kernel_id)
         door = self.settings['door']
         self.set_cookie(door.cookie, door.token, httponly=True, samesite='Strict')
         _MINE.set(self.kernel_id)

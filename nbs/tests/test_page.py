@@ -240,9 +240,11 @@ def test_a_page_that_never_connects(app):
 def test_closed_while_python_is_starting(app, when):
     slow = app.said.with_name('slow')
     slow.touch()
-    if when == 'before it is read': os.kill(app.pid, signal.SIGSTOP)
     with socket.create_connection(('127.0.0.1', port(app))) as s:
-        s.sendall(f'GET /?token={app.token} HTTP/1.1\r\nHost: 127.0.0.1:{port(app)}\r\n\r\n'.encode())
+        s.sendall(f'GET /?token={app.token} HTTP/1.1\r\n'.encode())
+        time.sleep(.5)                                                           # the server waits for the rest
+        if when == 'before it is read': os.kill(app.pid, signal.SIGSTOP)
+        s.sendall(f'Host: 127.0.0.1:{port(app)}\r\n\r\n'.encode())
         if when in ('a kernel starts', 'it computes'): until(lambda: kernels(app), 60)
         if when == 'it computes': time.sleep(3)
     os.kill(app.pid, signal.SIGCONT)
@@ -351,6 +353,7 @@ def test_and_the_terminal_stays_quiet(app):
 def test_for_other_machines(tmp_path):
     "With --ip 0.0.0.0 it says so, and the token is asked for as well."
     with app_process('--ip', '0.0.0.0', before=LIGHT) as app:
+        until(lambda: '\n' in app.said.read_text(), 20)
         said = app.said.read_text()
         assert said.startswith('cifar_app: other machines reach it at http://') and said.count('\n') == 1 and app.token in said and 'nothing is encrypted' in said
         assert ask(app, cookie='')[0] == 403 and ask(app, cookie='', Host='192.168.1.7')[0] == 403 and ask(app, '/voila/static/voila.js', Host='192.168.1.7')[0] == 200
