@@ -6,6 +6,7 @@
 Owner and name are those of GITHUB_REPOSITORY, else of the git remote `origin` if that is on GitHub, else of settings.ini.
 From a fork that is to give something back: GITHUB_REPOSITORY=owner/name python .ci/pages.py keeps the links of the other.
 """
+import ast
 import os
 import re
 import subprocess
@@ -31,6 +32,7 @@ PATH = {
 }
 ENDING = '<!-- path -->'
 BADGES = '<!-- badges -->'
+WIDGET = 'application/vnd.jupyter.widget-view+json'       # GitHub has no kernel to show one
 FIRST = '# In Colab and on Kaggle: fetch the repository'
 
 
@@ -89,10 +91,11 @@ def badges(path):
     blob = f"{git}/blob/{CFG['branch']}"
     owner = f"{CFG['user']}/{CFG['repo']}"
     colab = f"https://colab.research.google.com/github/{owner}/blob/{CFG['branch']}/nbs/{name}"
+    kaggle = f'https://kaggle.com/kernels/welcome?src={blob}/nbs/{name}'
     python = f"https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2"
     lines = [
         f'[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})',
-        f'[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src={blob}/nbs/{name})',
+        f'[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle})',
         f'[![Open in Codespaces](https://img.shields.io/badge/open_in-Codespaces-24292f)](https://codespaces.new/{owner})']
     if path.stem == 'index':
         lines += [
@@ -110,14 +113,15 @@ def first_cell():
 {FIRST}, install it, go to its notebooks. Elsewhere this cell does nothing.
 import os
 url = '{url}'
-host = '/content' if 'google.colab' in str(get_ipython()) else '/kaggle/working' if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ else ''
+in_colab, on_kaggle = 'google.colab' in str(get_ipython()), 'KAGGLE_KERNEL_RUN_TYPE' in os.environ
+host = '/content' if in_colab else '/kaggle/working' if on_kaggle else ''
 if host and not url:
     raise SystemExit('This copy names no repository: open it from your own fork, after python .ci/pages.py')
 if host:
     lab = f"{{host}}/{CFG['repo']}"
     !test -d {{lab}} || git clone -q --depth 1 -b {CFG['branch']} {{url}} {{lab}}
     if not os.path.isdir(lab):
-        raise SystemExit(f'{{url}} could not be fetched: is the internet on? (Kaggle: Settings, Internet.) Then run this cell again.')
+        raise SystemExit(f'{{url}} could not be fetched: turn on the internet (Kaggle: Settings), run this cell again')
     %pip install -q {{lab}} captum
     %cd -q {{lab}}/nbs"""
 
@@ -130,18 +134,29 @@ def clone():
 
 def short_path(path):
     "The line at a notebook's end: where it stands, and where to go on."
-    steps = [f'**{stem[:2]} {name}**' if stem == path.stem else f'[{stem[:2]} {name}]({stem}.ipynb)' for stem, name in PATH.items()]
+    names = {stem: f'{stem[:2]} {name}' for stem, name in PATH.items()}
+    steps = [f'**{name}**' if stem == path.stem else f'[{name}]({stem}.ipynb)' for stem, name in names.items()]
     stems = [*PATH, 'index']
     after = stems[stems.index(path.stem) + 1] if path.stem in PATH else ''
     here = 'The short path' if after else 'This is a side room. The short path'
-    on = f' Next: [{PATH[after]}]({after}.ipynb).' if after in PATH else ' The map of all rooms is [the front page](index.ipynb).'
-    return f"{ENDING}\n---\n{here} (an hour for prose and figures; skip what you do not need of the code): {' → '.join(steps)}.{on}"
+    map_of_all = ' The map of all rooms is [the front page](index.ipynb).'
+    on = f' Next: [{PATH[after]}]({after}.ipynb).' if after in PATH else map_of_all
+    how = 'an hour for prose and figures; skip what you do not need of the code'
+    return f"{ENDING}\n---\n{here} ({how}): {' → '.join(steps)}.{on}"
 
 
 def title(nb):
     "Where a notebook's title stands, and what it says: (index of its cell, title, description)."
     for i, cell in enumerate(nb.cells):
         if found := re.match(r'# (.+)\n> (.+)', cell.source): return i, *found.groups()
+
+
+def shown(source):
+    "An exported cell that gives a public name its value is shown on its page: nbdev does so with functions and classes only."
+    if not source.startswith('#| export\n'): return source
+    targets = [t for line in ast.parse(source).body for t in getattr(line, 'targets', [])]
+    names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+    return source.replace('export', 'exports', 1) if any(n[0] != '_' for n in names) else source
 
 
 def linked(path, was):
@@ -154,9 +169,8 @@ def linked(path, was):
         nb.cells.insert(title(nb)[0] + 1, nbformat.v4.new_markdown_cell(BADGES, id=f'{stem}-badges'))
         nb.cells.append(nbformat.v4.new_markdown_cell(short_path(path), id=f'{stem}-path'))
     for cell in nb.cells:
-        if 'outputs' in cell:               # GitHub has no kernel to show widgets
-            cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
-        cell.source = own(cell.source, was)
+        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if WIDGET not in o.get('data', {})]
+        cell.source = shown(own(cell.source, was))
         if cell.source.startswith(BADGES): cell.source = badges(path)
         elif cell.source.startswith(f'#| hide\n{FIRST}'): cell.source = first_cell()
         elif path.stem == 'index':
