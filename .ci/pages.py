@@ -1,10 +1,10 @@
-"""Whose repository this is, and all that follows from it: badges, Colab cells, README.md, llms.txt and every other link.
+"""Whose repository this is, and what follows from it: badges, Colab cells, README.md, llms.txt and every other link.
 
     python .ci/pages.py            # write them
     python .ci/pages.py --check    # change nothing; fail if anything would change
 
-Owner and name are those of GITHUB_REPOSITORY, else of the git remote `origin` if that is on GitHub, else of settings.ini.
-From a fork that is to give something back: GITHUB_REPOSITORY=owner/name python .ci/pages.py keeps the links of the other.
+Owner and name are those of GITHUB_REPOSITORY, else of the git remote `origin` if it is on GitHub, else settings.ini's.
+In a fork that is to give something back, GITHUB_REPOSITORY=owner/name python .ci/pages.py keeps the other's links.
 """
 import ast
 import os
@@ -53,7 +53,8 @@ def on_github(url):
 def origin(root):
     "The address of the remote `origin`; '' where there is none, no clone, or no git."
     if not (root/'.git').exists(): return ''
-    try: return subprocess.run(['git', '-C', root, 'remote', 'get-url', 'origin'], capture_output=True, text=True).stdout
+    asking = ['git', '-C', root, 'remote', 'get-url', 'origin']
+    try: return subprocess.run(asking, capture_output=True, text=True).stdout
     except OSError: return ''
 
 
@@ -92,11 +93,12 @@ def badges(path):
     owner = f"{CFG['user']}/{CFG['repo']}"
     colab = f"https://colab.research.google.com/github/{owner}/blob/{CFG['branch']}/nbs/{name}"
     kaggle = f'https://kaggle.com/kernels/welcome?src={blob}/nbs/{name}'
+    codespaces = f'https://codespaces.new/{owner}'
     python = f"https://img.shields.io/badge/python-{CFG['min_python']}+-0072B2"
     lines = [
         f'[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})',
         f'[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle})',
-        f'[![Open in Codespaces](https://img.shields.io/badge/open_in-Codespaces-24292f)](https://codespaces.new/{owner})']
+        f'[![Open in Codespaces](https://img.shields.io/badge/open_in-Codespaces-24292f)]({codespaces})']
     if path.stem == 'index':
         lines += [
             f'[![test]({git}/actions/workflows/test.yml/badge.svg)]({git}/actions/workflows/test.yml)',
@@ -152,7 +154,7 @@ def title(nb):
 
 
 def shown(source):
-    "An exported cell that gives a public name its value is shown on its page: nbdev does so with functions and classes only."
+    "An exported cell that gives a public name its value is on its page: nbdev shows functions and classes only."
     if not source.startswith('#| export\n'): return source
     targets = [t for line in ast.parse(source).body for t in getattr(line, 'targets', [])]
     names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
@@ -209,7 +211,8 @@ def llms(notebooks):
     name, summary = rooms.pop('index')[1:]
     front = '\n'.join(c.source for c in nbformat.reads(notebooks[ROOT/'nbs'/'index.ipynb'], 4).cells)
     commands = re.search(r'```sh\ncifar_resnet .*?```', front, re.S)[0]
-    pages = [f'- [{stem.partition("_")[0]} {heading}]({page(stem)}): {idea}' for stem, (_, heading, idea) in rooms.items()]
+    numbers = {stem: stem.partition('_')[0] for stem in rooms}
+    pages = [f'- [{numbers[stem]} {heading}]({page(stem)}): {idea}' for stem, (_, heading, idea) in rooms.items()]
     return '\n'.join([f'# {name}', '', f'> {summary}', '', f"Code: {CFG['git_url']}", '', '## Pages', '', *pages, '',
                       '## Commands', '', commands, ''])
 
@@ -221,7 +224,7 @@ def texts():
 
 
 def everything(owner, repo):
-    "All the files that this script is responsible for, as they are if the repository is `owner`/`repo`: {path: bytes}."
+    "All the files that this script is responsible for, if the repository is `owner`/`repo`: {path: bytes}."
     was = CFG['repo']
     CFG['user'], CFG['repo'] = owner, repo
     files = {p: own(p.read_text(encoding='utf-8'), was) for p in texts()}
@@ -229,24 +232,30 @@ def everything(owner, repo):
     files[ini] = with_values(ini.read_text(encoding='utf-8'), '^KEY = ', user=owner, repo=repo)
     files[cff] = with_values(files[cff], '^KEY: ', **{'repository-code': CFG['git_url'], 'version': CFG['version']})
     files[cff] = with_values(files[cff], r'^  - KEY: ', name=CFG['author'])
-    files[index] = with_values(files[index], "'KEY': '", **{key: CFG[key] for key in ('doc_host', 'doc_baseurl', 'git_url')})
+    addresses = {key: CFG[key] for key in ('doc_host', 'doc_baseurl', 'git_url')}
+    files[index] = with_values(files[index], "'KEY': '", **addresses)
     notebooks = {p: linked(p, was) for p in sorted((ROOT/'nbs').glob('*.ipynb'))}
     files = {**files, **notebooks, ROOT/'nbs'/'llms.txt': llms(notebooks)}
     return {**{p: text.encode() for p, text in files.items()}, **readme(notebooks[ROOT/'nbs'/'index.ipynb'])}
 
 
 def check():
-    "One sentence if the pages name another repository than the workflow's, or do not agree with settings.ini; else None."
+    "One sentence if the pages name another repository than the workflow's, or disagree with settings.ini; else None."
     there, here = settings(), workflow()
     if here and here != there:
         return f"the pages name {'/'.join(there)}, this is {'/'.join(here)}: run python .ci/pages.py and commit"
-    stale = [str(p.relative_to(ROOT)) for p, data in everything(*there).items() if not p.exists() or p.read_bytes() != data]
+    right = everything(*there)
+    stale = [str(p.relative_to(ROOT)) for p, data in right.items() if not p.exists() or p.read_bytes() != data]
     if stale: return f'stale: {", ".join(stale)}: run python .ci/pages.py and commit'
 
 
-if __name__ == '__main__':
-    if sys.argv[1:] == ['--check']: sys.exit(check())
-    if sys.argv[1:]: sys.exit(__doc__)
+def main(argv):
+    "Write all, or check all: what is wrong, in one sentence, or None."
+    if argv == ['--check']: return check()
+    if argv: return __doc__
     for p, data in everything(*(workflow() or on_github(origin(ROOT)) or settings())).items():
         p.parent.mkdir(exist_ok=True)
         p.write_bytes(data)
+
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
