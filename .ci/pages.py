@@ -253,9 +253,13 @@ def main(argv):
     "Write all, or check all: what is wrong, in one sentence, or None."
     if argv == ['--check']: return check()
     if argv: return __doc__
-    for p, data in everything(*(workflow() or on_github(origin(ROOT)) or settings())).items():
+    was, now = settings(), workflow() or on_github(origin(ROOT)) or settings()
+    for p, data in everything(*now).items():
         p.parent.mkdir(exist_ok=True)
         p.write_bytes(data)
+    if now != was:
+        was, now = map('/'.join, (was, now))
+        print(f'the pages name {now} now; GITHUB_REPOSITORY={was} python .ci/pages.py makes them name {was} again')
 
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))

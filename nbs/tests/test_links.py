@@ -110,6 +110,20 @@ def test_an_anchor_of_a_notebook_is_the_sites(cases, tmp_path):
     assert len(found) > 5
 
 
+@other('links')
+def test_the_documentation_takes_along_what_its_pages_show(cases, monkeypatch):
+    "nbdev copies the files of subfolders if settings.ini says recursive = True."
+    from nbdev.doclinks import nbglob
+    monkeypatch.chdir(ROOT/'nbs')
+    copied = set(nbglob(ROOT/'nbs', func=Path, file_glob='', file_re=''))
+    pages = {path: page(path) for path in NOTEBOOKS}
+    needed = [(path.parent/url.split('#')[0]).resolve() for path, (links, pictures, _) in pages.items()
+              for url in [*links, *(url for url, _ in pictures)] if '://' not in url and not url.startswith('#')]
+    needed += [ROOT/'nbs'/name for name in ('llms.txt', 'styles.css', 'anchors.lua', 'images/index_0.png')]
+    cases(len(needed))
+    assert len(needed) > 50 and [str(path) for path in needed if path not in copied] == []
+
+
 # a page of the documentation
 
 @other('title and description')

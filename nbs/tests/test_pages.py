@@ -103,7 +103,7 @@ def test_where_no_remote_is_on_github_nothing_changes(url, copy):
 
 @other('a fork')
 @pytest.mark.parametrize('url', ['https://github.com/grace-h/cifar_resnet.git', 'git@github.com:grace-h/lab.2.git'])
-def test_a_fork_has_its_own_links_everywhere(url, copy):
+def test_a_fork_has_its_own_links_everywhere(url, copy, capsys):
     was = '/'.join(PAGES.settings())
     (copy/'hubconf.py').write_text(f'''"torch.hub.load('{was}', 'resnet18') from https://github.com/{was}"\n''')
     (copy/'CHANGELOG.md').write_text(f'https://github.com/{was}/releases/tag/0.1.0\nhttps://github.com/{was}_2\n')
@@ -111,6 +111,8 @@ def test_a_fork_has_its_own_links_everywhere(url, copy):
     assert len(before) == 1
     assert pages(cloned(copy, url)) is None
     repo = PAGES.on_github(url)[1]
+    again = f'GITHUB_REPOSITORY={was} python .ci/pages.py'
+    assert capsys.readouterr().out == f'the pages name grace-h/{repo} now; {again} makes them name {was} again\n'
     after = owners(copy)
     assert set(after) == {'grace-h'} and after['grace-h'] >= before[PAGES.CFG['user']]
     left = [data.count(was.encode()) for data in contents(copy).values()]
