@@ -38,7 +38,7 @@ FIRST = '# In Colab and on Kaggle: fetch the repository'
 
 # whose it is
 
-GITHUB = re.compile(r"""(?ix)
+GITHUB = re.compile(r"""(?aix)
     (?: (?:https?|git|ssh)://(?:[^/@\s]+@)?(?:www\.|ssh\.)?github\.com(?::\d+)?/    # https://github.com/owner/name.git
       | (?:[^/@:\s]+@)?github\.com:/? )                                             # git@github.com:owner/name.git
     ([\w-]+) / ([\w.-]+?) (?:\.git)? /?""")

@@ -144,7 +144,7 @@ def test_each_page_has_one_picture_for_those_who_link_to_it(path):
     else:
         [cell] = marked
         assert not source(cell).startswith(('#| hide', '#| export'))
-        assert re.search(r'(?m)^#\| fig-alt: \S.{20}', source(cell))                # what is said to those who see none
+        assert re.search(r'(?m)^#\| fig-alt: \S.{20}', source(cell))      # for those who see none
         data = b64decode(next(o['data']['image/png'] for o in cell['outputs'] if 'image/png' in o.get('data', {})))
     assert len(data) < 150_000 and Image.open(BytesIO(data)).width >= 300
 

@@ -75,7 +75,8 @@ def test_an_address_on_github_names_owner_and_repository(url): assert PAGES.on_g
     '', 'https://gitlab.com/ada/lab', 'git@gitlab.com:ada/lab.git', 'https://gist.github.com/ada/lab',
     '/srv/github.com/ada/lab', '../github.com/ada/lab', 'file:///github.com/ada/lab',
     'https://github.com.evil.org/ada/lab', 'https://evil.org/github.com/ada/lab', 'git@evil-github.com:ada/lab',
-    'https://github.com/ada', 'https://github.com/ada/lab/tree/main', "https://github.com/ada/lab';rm", 'https://github.com/a b/lab'])
+    'https://github.com/ada', 'https://github.com/ada/lab/tree/main', 'https://github.com/ädä/lab',
+    "https://github.com/ada/lab';rm", 'https://github.com/a b/lab'])
 def test_another_address_names_nobody(url): assert PAGES.on_github(url) is None
 
 @other('names with dots and dashes')
