@@ -2,8 +2,8 @@
 
 d = { 'settings': { 'branch': 'main',
                 'doc_baseurl': '/cifar_resnet',
-                'doc_host': 'https://cifar-resnet.github.io',
-                'git_url': 'https://github.com/cifar-resnet/cifar_resnet',
+                'doc_host': 'https://YOUR_ACCOUNT.github.io',
+                'git_url': 'https://github.com/YOUR_ACCOUNT/cifar_resnet',
                 'lib_path': 'cifar_resnet'},
   'syms': { 'cifar_resnet.augment': { 'cifar_resnet.augment.KeyedImages': ('augment.html#keyedimages', 'cifar_resnet/augment.py'),
                                       'cifar_resnet.augment.KeyedImages.__getitem__': ( 'augment.html#keyedimages.__getitem__',

@@ -69,9 +69,10 @@ def test_every_explorer_answers(name, kinds, cases):
 @pytest.mark.trust('page and explorers', 'explorers after Run All')
 @pytest.mark.parametrize('name, shows', [('14_explore.ipynb', 'gradcam_explorer()'), ('15_stepper.ipynb', 'app()')])
 def test_the_first_thing_is_an_explorer(name, shows):
+    "Its cell begins with a magic: nbdev would run it otherwise, and put its widgets into every page of the documentation."
     cells = [c for c in json.loads((NOTEBOOKS/name).read_text())['cells'] if c['cell_type'] == 'code']
     first = next(''.join(c['source']) for c in cells if 'default_exp' not in ''.join(c['source']) and 'google.colab' not in ''.join(c['source']))
-    assert first.splitlines()[-1] == shows and len(first.splitlines()) == 2
+    assert first.startswith('%') and first.splitlines()[-1] == shows and len(first.splitlines()) == 3
 
 
 SMALL = subject(n=80)
