@@ -1,5 +1,5 @@
 "What hosts and strangers read beside the code: workflows, forms, versions, the container, and what a release refuses."
-import ast, json, os, re, subprocess
+import ast, json, os, re, runpy, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -91,6 +91,19 @@ def test_a_release_that_would_be_wrong(release, tag, how, said):
     assert code == 1 and said in line and line.startswith('::error::') and '\n' not in line
 
 
+@hands('a release that would be wrong')
+def test_on_pypi_each_link_of_the_front_page_leads_somewhere(monkeypatch):
+    given = {}
+    monkeypatch.setattr('setuptools.setup', given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path('setup.py')
+    page = given['long_description']
+    assert re.findall(r'\]\((?!https?://|#)([^)]*)', page) == []
+    ours = re.findall(rf"{re.escape(CFG['git_url'])}/(?:raw|blob)/{CFG['branch']}/([^)#\s]+)", page)
+    assert len(ours) > 30 and [path for path in ours if not (ROOT/path).exists()] == []
+    assert all(f"/raw/{CFG['branch']}/" in link for link in re.findall(r'!\[[^]]*\]\((\S+?\.png)\)', page))
+
+
 # versions
 
 @hands('versions')
@@ -162,7 +175,7 @@ def test_the_command_that_the_form_asks_for_works():
     form = yaml.safe_load(text('.github/ISSUE_TEMPLATE/bug.yml'))
     command = next(field for field in form['body'] if field.get('id') == 'versions')['attributes']['value']
     code = ast.literal_eval(re.search(r'python -c (".*")', command)[1].replace('\\n', '\\\\n'))
-    lines = subprocess.run([os.sys.executable, '-c', code], capture_output=True, text=True, timeout=300, cwd=ROOT).stdout.splitlines()
+    lines = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300, cwd=ROOT).stdout.splitlines()
     assert lines[0] == CFG['version'] and len(lines) >= 4
 
 @hands('forms')
