@@ -17,8 +17,11 @@ def whole_links(text):
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
-    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': f"{cfg['git_url']}/blob/{cfg['branch']}/CHANGELOG.md"},
-    long_description=whole_links((here/'README.md').read_text(encoding='utf-8')), long_description_content_type='text/markdown',
+    project_urls={
+        'Documentation': cfg['doc_host'] + cfg['doc_baseurl'],
+        'Changelog': f"{cfg['git_url']}/blob/{cfg['branch']}/CHANGELOG.md"},
+    long_description=whole_links((here/'README.md').read_text(encoding='utf-8')),
+    long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name']]), include_package_data=True,
     package_data={cfg['lib_name']: ['weights/*.safetensors']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),

@@ -1,4 +1,4 @@
-"CONTRIBUTING.md to the letter: a norm, a method and a data set are added to a copy of the repository, as its blocks say."
+"CONTRIBUTING.md to the letter: a norm, a method and a data set are added to a copy of the repository."
 import json, os, re, shlex, shutil, subprocess, sys
 from pathlib import Path
 
@@ -15,11 +15,12 @@ ADDITIONS = [title for title in SECTIONS if title.startswith('Add ')]
 SMALL = '--epochs 1 --limit 40 --width 8'                  # what is typed here beyond the guide
 
 def hands(kind): return pytest.mark.trust('other hands', kind)
-def commands(title): return [line for block in re.findall(r'```sh\n(.*?)```', SECTIONS[title], re.S) for line in block.splitlines()]
+def commands(title): return '\n'.join(re.findall(r'```sh\n(.*?)\n```', SECTIONS[title], re.S)).splitlines()
 
 def changes(title):
     "What a section changes: (notebook, lines before, lines after)."
-    for notebook, blocks in re.findall(r'In `(nbs/\S+\.ipynb)`[^\n]*:\n\n((?:```diff\n.*?```\n+)+)', SECTIONS[title], re.S):
+    found = re.findall(r'In `(nbs/\S+\.ipynb)`[^\n]*:\n\n((?:```diff\n.*?```\n+)+)', SECTIONS[title], re.S)
+    for notebook, blocks in found:
         for block in re.findall(r'```diff\n(.*?)```', blocks, re.S):
             lines = block.splitlines()
             yield notebook, *('\n'.join(line[1:] for line in lines if line[0] in kept) for kept in (' -', ' +'))
@@ -28,7 +29,8 @@ def change(path, before, after):
     "Put the lines `after` in the place of `before`, which must stand in the notebook exactly once."
     notebook = json.loads(path.read_text(encoding='utf-8'))
     sources = [''.join(cell['source']) for cell in notebook['cells']]
-    assert sum(f'\n{source}\n'.count(f'\n{before}\n') for source in sources) == 1, f'not once in {path.name}:\n{before}'
+    times = sum(f'\n{source}\n'.count(f'\n{before}\n') for source in sources)
+    assert times == 1, f'{times} times in {path.name}:\n{before}'
     for cell, source in zip(notebook['cells'], sources): cell['source'] = source.replace(before, after)
     path.write_text(json.dumps(notebook), encoding='utf-8')
 
@@ -37,7 +39,7 @@ def change(path, before, after):
 def copy(tmp_path_factory):
     "The repository with all additions, exported; and what to run there."
     top = tmp_path_factory.mktemp('contributing')/'cifar_resnet'
-    left_out = shutil.ignore_patterns('.git', 'runs', '_docs', '_proc', 'build', 'dist', '.venv', '*.egg-info', '__pycache__')
+    left_out = shutil.ignore_patterns('.git', 'runs', '_*docs', '_proc', 'build', 'dist', '.venv', '*.egg-*', '__py*')
     shutil.copytree(ROOT, top, ignore=left_out)
     for title in ADDITIONS:
         for notebook, before, after in changes(title): change(top/notebook, before, after)
@@ -58,7 +60,8 @@ def digits(copy):
     return copy.top
 
 
-def test_it_has_what_people_come_for(): assert set(ADDITIONS) == {'Add a norm', 'Add an attribution method', 'Add a data set'}
+def test_it_has_what_people_come_for():
+    assert set(ADDITIONS) == {'Add a norm', 'Add an attribution method', 'Add a data set'}
 
 @hands('what CONTRIBUTING says, done')
 @pytest.mark.parametrize('title', ADDITIONS)
@@ -81,8 +84,10 @@ def test_without_its_lines_there_is_none(title, capsys):
         with pytest.raises(ValueError, match='there is no method'): exec(words[-1], {})
 
 @hands('what CONTRIBUTING says, done')
-@pytest.mark.parametrize('what', ['nbdev_test --path nbs/05_model.ipynb', 'nbdev_test --path nbs/08_recipe.ipynb',
-    'python -m pytest -q -p no:cacheprovider nbs/tests/test_recipe.py nbs/tests/test_data.py -k "names or entry or such or wrong"'])
+@pytest.mark.parametrize('what', [
+    'nbdev_test --path nbs/05_model.ipynb',
+    'nbdev_test --path nbs/08_recipe.ipynb',
+    'python -m pytest -q nbs/tests/test_recipe.py nbs/tests/test_data.py -k "names or entry or such or wrong"'])
 def test_what_the_guide_tells_to_run_afterwards_passes(copy, what):
     "All but what takes long: the notebooks 03 and 10, and the rest of the tests."
     done = copy(what)
