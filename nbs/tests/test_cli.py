@@ -8,6 +8,7 @@ from PIL import Image
 
 from cifar_resnet.cli import explain_main, main
 from cifar_resnet.data import FOLDER
+from cifar_resnet.recipe import CHOICES, either
 from cifar_resnet.runs import only_one
 
 TINY = '--dataset shapes10 --width 8 --epochs 1 --limit 100'.split()
@@ -24,7 +25,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize('argv, said', [
-    ('--dataset mnist', "no dataset 'mnist': choose cifar10, cifar100, shapes10 or folder:PATH"),
+    ('--dataset mnist', f"no dataset 'mnist': choose {either(CHOICES['dataset'])}"),
     ('--recipe fastest', "no recipe 'fastest': choose strict"),
     ('--norm btach', 'choose layer, batch'),
     ('--norm group32 --width 16 --dataset shapes10', 'choose a larger width'),

@@ -9,6 +9,7 @@ from PIL import Image
 from cifar_resnet import data
 from cifar_resnet.data import (DATASETS, DISTRACTORS, NOTES, SHAPES, VARIANTS, Dataset, Images, held_out, load_data, mean_std,
                                read_picture, shapes10, split, test_notes as read_notes)
+from cifar_resnet.recipe import either
 
 NOTED = {'twins': {'columns': ['test', 'train', 'judgment'], 'rows': [[30, 7, 1], [8, 9, 2]]},
          'labels_not_confirmed': {'rows': [{'test': 4, 'given': 0, 'proposed': 8}]}}
@@ -153,9 +154,10 @@ def test_cifar10_by_name(monkeypatch, tmp_path):
 
 def test_an_entry_is_enough(monkeypatch):
     grey = Images(np.full((4,32,32,3), 99, np.uint8), np.array([0,1,0,1]), ('a','b'))
+    known = ', '.join(DATASETS)
     monkeypatch.setitem(DATASETS, 'grey', Dataset(lambda data_dir, variant: (grey, replace(grey)), ('a','b')))
     assert load_data('grey')[0] is grey
-    with pytest.raises(ValueError, match='choose cifar10, cifar100, shapes10, folder:PATH or grey'): load_data('gray')
+    with pytest.raises(ValueError, match=f'choose {known} or grey'): load_data('gray')
 
 
 def test_notes_by_name(tmp_path):
@@ -167,7 +169,7 @@ def test_notes_by_name(tmp_path):
 @pytest.mark.parametrize('name', ['mnist', '', None])
 def test_no_such_data_set(name):
     with pytest.raises(ValueError) as e: load_data(name)
-    assert str(e.value) == f'there is no dataset {name!r}: choose cifar10, cifar100, shapes10 or folder:PATH'
+    assert str(e.value) == f'there is no dataset {name!r}: choose {either(DATASETS)}'
 
 
 def test_a_distractor_is_no_class(): assert not set(SHAPES) & set(DISTRACTORS)

@@ -7,14 +7,14 @@ from cifar_resnet import recipe
 from cifar_resnet.augment import FLIPS
 from cifar_resnet.data import DATASETS, VARIANTS
 from cifar_resnet.model import NORMS, check_model
-from cifar_resnet.recipe import CHOICES, FOR_DATASET, PRESETS, RECIPES, Recipe, recipe_from
+from cifar_resnet.recipe import CHOICES, FOR_DATASET, PRESETS, RECIPES, Recipe, either, recipe_from
 from cifar_resnet.train import OPTIMISERS
 
 WRONG = [
-    (dict(dataset='mnist'), "no dataset 'mnist': choose cifar10, cifar100, shapes10 or folder:PATH"),
+    (dict(dataset='mnist'), f"no dataset 'mnist': choose {either(CHOICES['dataset'])}"),
     (dict(recipe='best?'), 'choose strict or best'),
     (dict(norm=3), 'there is no norm 3: choose layer, batch'),
-    (dict(norm='btach'), "there is no norm 'btach': choose layer, batch, group8, group32, instance, pixel or none"),
+    (dict(norm='btach'), f"there is no norm 'btach': choose {either(CHOICES['norm'])}"),
     (dict(flip='up'), 'choose none, random or alternating'),
     (dict(optimiser='lion'), 'choose adam, adamw, sgd or muon'),
     (dict(variant='odd'), 'choose clean, distractors, two or shortcut'),

@@ -18,7 +18,7 @@ from cifar_resnet.explore import (augmentation_explorer, augmentation_picture, b
                                   gradcam_explorer, label, maps_picture, mistake_explorer, subject, tile)
 from cifar_resnet.faithful import (cascade, centroid, erasing, held_norms, hide_patches, influence, iou, localisation, mass_accuracy,
                                    occlusion, pointing, rank_accuracy, rank_correlation, references)
-from cifar_resnet.gradcam import METHODS, gradcam
+from cifar_resnet.gradcam import METHODS, NOT_ADDITIVE, gradcam
 from cifar_resnet.model import WEIGHTS, load_weights, resnet18
 from cifar_resnet.plots import (as_pictures, class_bars, confusion, contrasts, curves, lr_drops, mistakes, picture_grid, png,
                                 reliability, table)
@@ -344,7 +344,8 @@ def test_every_method_in_the_explorer(method, layer):
     before = page.pictures.whole().tobytes()
     page.put(method=method, layer=layer)
     assert 'font-weight:bold' not in page.message.value and (page.pictures.whole().tobytes() == before) == (method == 'gradcam' and layer == 'stages.3.1')
-    assert ('The logit of' in page.message.value) == (method != 'layercam') == ('The maps of layercam need not add up to a logit' not in page.message.value)
+    assert ('The logit of' in page.message.value) == (method not in NOT_ADDITIVE)
+    assert (f'The maps of {method} need not add up to a logit' in page.message.value) == (method in NOT_ADDITIVE)
 
 def of_classes(n):
     "The small network's pictures, with a head of n classes and odd names."
