@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from . import plots
 from .augment import normalise
-from .core import as_labels, duration, home, pick_device, told, visible, watched
+from .core import as_labels, duration, home, memory_format, pick_device, told, visible, watched
 from .data import DATASETS, Images, held_out, load_data, notes_of
 from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies, confidence, confused_pairs,
                                    confusion_counts, fit_temperature, misclassified, predict, predict_views, wilson)
@@ -206,7 +206,7 @@ def store_logits(
     views:bool=False,  # also the mean over shifts and mirror images: see `predict_views`
 ):
     "Add the logits of `images` by a run's final weights to its logits.safetensors."
-    model = load_weights(folder/'weights.safetensors').to(device, memory_format=torch.channels_last)
+    model = load_weights(folder/'weights.safetensors').to(device, memory_format=memory_format(device))
     x = normalise(torch.from_numpy(images.images).to(device), about['mean'], about['std'])
     new = {part: _finite(predict(model, x), folder), f'{part}_labels': torch.from_numpy(as_labels(images.labels))}
     if views: new[f'{part}_tta'] = _finite(predict_views(model, x), folder)
@@ -730,7 +730,7 @@ def release(
                  recipe=asdict(run.recipe), epoch=m['epoch'], temperature=m['temperature'])
     with tempfile.TemporaryDirectory() as place:                    # nothing lies under `path` that was not measured
         (draft := Path(place)/path.name).write_bytes(weights_file(half, **about))
-        model = load_weights(draft).to(device, memory_format=torch.channels_last)
+        model = load_weights(draft).to(device, memory_format=memory_format(torch.device(device)))
     x = normalise(torch.from_numpy(test.images).to(device), about['mean'], about['std'])
     right, n = _right(_finite(predict(model, x), path), torch.from_numpy(test.labels))
     write_atomic(path, weights_file(half, **about, test_accuracy=right/n, test_accuracy_ci95=wilson(right, n)))
