@@ -8,13 +8,13 @@ from cifar_resnet.model import resnet18 as _resnet18
 
 
 def resnet18(pretrained=False, weights=None, norm=None, strides=None, width=None, num_classes=None):
-    """ResNet-18 for 32×32 pictures that normalises with LayerNorm only: (B,3,32,32) normalised -> (B,num_classes) logits.
+    """ResNet-18 that normalises with LayerNorm only: (B,3,32,32) normalised -> (B,num_classes) logits.
 
-    pretrained   True: with trained weights, in eval mode, and with the attributes `classes`, `mean`, `std` and
-                 `transform`: model(model.transform(picture)[None]) for a picture of Pillow (this alone takes NumPy and Pillow).
-    weights      which of the files in cifar_resnet/weights; None: 'cifar10', the network of the full run on CIFAR-10,
-                 WHICH DOES NOT COME WITH THIS VERSION YET. What comes are small networks (width 8) for Shapes-10, a data
-                 set of drawn shapes: 'shapes10' and its variants. A name that is not there gets the list of those that are.
+    pretrained   True: trained weights, eval mode, and the attributes `classes`, `mean`, `std` and `transform`:
+                 model(model.transform(picture)[None]) for a picture of Pillow (which takes NumPy and Pillow).
+    weights      which of the files in cifar_resnet/weights; None: 'cifar10', the network of the full run on
+                 CIFAR-10, WHICH DOES NOT COME WITH THIS VERSION YET. What comes are small networks (width 8) for
+                 Shapes-10, a data set of drawn shapes: 'shapes10' and its variants. Another name gets their list.
     norm         layer (default), batch, group8, group32, instance, pixel or none
     strides      of the four stages; default (1,2,2,2): (1,1,2,2) ends on an 8×8 map
     width        channels of the first stage; default 64

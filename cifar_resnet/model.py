@@ -10,7 +10,7 @@ __all__ = ['NORMS', 'CONFIG', 'WEIGHTS', 'METADATA', 'LayerNorm', 'PixelNorm', '
 # %% ../nbs/05_model.ipynb #05-003
 import json, math
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from numbers import Integral
 from pathlib import Path
 
@@ -267,7 +267,7 @@ def as_input(
     picture,   # a PIL image, a path, an array (H,W,3): whatever `pictures.read_picture` takes
     mean, std, # by channel, for pixels in [0,1]
 ) -> Tensor: # (3,32,32) float32
-    "The middle square of a picture at 32×32, normalised: what a network sees. It takes Pillow and NumPy; models do not."
+    "The middle square of a picture at 32×32, normalised: what a network sees. (This takes Pillow and NumPy.)"
     from cifar_resnet.augment import normalise
     from cifar_resnet.pictures import read_picture
     return normalise(torch.from_numpy(read_picture(picture)[None]), mean, std)[0].contiguous()
@@ -286,6 +286,59 @@ def _told(model, about):
     model.classes, model.mean, model.std = (about.get(k) for k in ('classes', 'mean', 'std'))
     model.transform = partial(as_input, mean=model.mean, std=model.std) if model.mean and model.std else None
     return model
+
+# %% ../nbs/05_model.ipynb #05-059b
+_CARD = """---
+{{ card_data }}
+---
+A ResNet-18 that normalises with LayerNorm, for pictures of 32×32 pixels: `HubResNet.from_pretrained` of
+`cifar_resnet.model` loads it. It was saved without the run that trained it: nothing is known here of its accuracy.
+"""
+
+@cache
+def _hub_resnet():
+    try: from huggingface_hub import PyTorchModelHubMixin
+    except ImportError as e:
+        raise ImportError('HubResNet needs huggingface_hub: pip install huggingface_hub') from e
+
+    class HubResNet(ResNet, PyTorchModelHubMixin, library_name='cifar_resnet', license='apache-2.0',
+                    pipeline_tag='image-classification', tags=['layernorm', 'resnet'], model_card_template=_CARD):
+        "A ResNet with `save_pretrained`, `from_pretrained` and `push_to_hub`. Also `of`: a file of weights, or a run."
+        def __init__(self, norm='layer', strides=(1,2,2,2), width=64, num_classes=10,
+                     classes=None, mean=None, std=None):
+            check_model(norm, strides, width, num_classes)
+            super().__init__(norm, strides, width, num_classes)
+            _told(self, dict(classes=classes, mean=mean, std=std))
+
+        @classmethod
+        def of(cls, path):
+            about = weights_metadata(path := weights_path(path))
+            self = cls(**{k: about.get(k) for k in (*CONFIG, 'classes', 'mean', 'std')})
+            return cls._load_as_safetensor(self, path, 'cpu', True)
+
+        def _save_pretrained(self, save_directory):
+            about = {k: getattr(self, k) for k in ('classes', 'mean', 'std') if getattr(self, k)}
+            (save_directory/'model.safetensors').write_bytes(weights_file(self, **about))
+
+        @classmethod
+        def _load_as_safetensor(cls, model, model_file, map_location, strict):
+            found = load_weights(model_file)
+            if found.config != model.config:
+                raise ValueError(f'{model_file} is a network of {found.config}, but what was asked for, or the '
+                                 f'config.json beside it, says {model.config}: fetch both anew')
+            model.load_state_dict(found.state_dict())
+            return model.to(map_location).eval()
+
+        @classmethod
+        def _load_as_pickle(cls, model, model_file, map_location, strict):
+            raise ValueError(f'{model_file} is a pickle, which may run code: ask for a model.safetensors')
+
+    HubResNet.__module__, HubResNet.__qualname__ = resnet18.__module__, 'HubResNet'          # for who pickles one
+    return HubResNet
+
+def __getattr__(name):
+    if name == 'HubResNet': return _hub_resnet()
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../nbs/05_model.ipynb #05-046
 class RowNorm(LayerNorm):
