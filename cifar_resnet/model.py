@@ -236,8 +236,8 @@ def shipped_weights(
     if name != 'cifar10':
         raise FileNotFoundError(f'no weights {told(name)} come with this version: choose {", ".join(there)}')
     raise FileNotFoundError('no trained weights come with this version for CIFAR-10 (cifar10.safetensors is missing): '
-                            'train a model, call load_weights on the weights.safetensors of a run, '
-                            f'or choose other data by weights={"|".join(there)}')
+                            'train a model, call load_weights on the weights.safetensors of a run, or take a network '
+                            f'for other data: resnet18(pretrained=True, weights=NAME), with {", ".join(there)}')
 
 def _read_model(path):
     from safetensors.torch import load_file
