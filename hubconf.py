@@ -1,6 +1,6 @@
 """The networks of this repository by torch.hub, which needs no installation:
 
-    torch.hub.load('cifar-resnet/cifar_resnet', 'resnet18', pretrained=True, weights='shapes10')
+    torch.hub.load('OWNER/cifar_resnet', 'resnet18', pretrained=True, weights='shapes10')     # OWNER of this repository
 """
 dependencies = ['torch', 'safetensors']
 

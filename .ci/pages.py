@@ -55,6 +55,7 @@ def linked(path):
         if cell.cell_type == 'markdown':
             if cell.source.startswith('<!-- badges -->'): cell.source = BADGES
             cell.source = re.sub(r'git clone https://\S+ && cd \S+', f"git clone {CFG['git_url']} && cd {CFG['repo']}", cell.source)
+            cell.source = re.sub(r"torch\.hub\.load\('[\w-]+/[\w-]+'", f"torch.hub.load('{CFG['user']}/{CFG['repo']}'", cell.source)
             if path.stem != 'index': cell.source = re.sub(r'\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)', f'{BADGE}({COLAB}/{path.name})', cell.source)
         elif re.match(r"#\| hide\n# (In )?Colab", cell.source): cell.source = SETUP
     return nbformat.writes(nb) + '\n'
