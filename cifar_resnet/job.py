@@ -833,7 +833,8 @@ def model_card(
     listed = lambda values: ', '.join(visible(v) for v in values)
     return _CARD.format(**m | dict(
         git_url=about_us['settings']['git_url'], head=_head_of_card(m), title=_title_of_card(m),
-        norm=m['recipe']['norm'], strides=listed(m['recipe']['strides']), classes=listed(m['classes']), n_classes=len(m['classes']),
+        norm=m['recipe']['norm'], strides=listed(m['recipe']['strides']),
+        classes=listed(m['classes']), n_classes=len(m['classes']),
         accuracy=_accuracy_of_card(m), history=_history_of_card(m), data=visible(m['data']),
         epochs=m['recipe']['epochs'], device=visible(m['hardware']), seconds=duration(m['train_seconds']),
         versions=listed(f'{name} {v}' for name, v in m['versions'].items()),
