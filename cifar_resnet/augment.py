@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from .core import as_labels, rng, told
+from .core import as_labels, memory_format, rng, told
 
 # %% ../nbs/04_augment.ipynb #04-008
 def plain_augmentation(
@@ -176,11 +176,12 @@ def _mean_std(device, mean, std):
 def normalise(
     images:Tensor, # (B,H,W,3) uint8
     mean, std,     # by channel, for pixels in [0,1]
-) -> Tensor: # (B,3,H,W) float32 in channels_last memory, on the images' device
+) -> Tensor: # (B,3,H,W) float32, in the order of `memory_format`, on the images' device
     "Pixels to numbers around 0: what a network sees at test time. Raises ValueError for what are no pixels."
     images = _pixels(images)
     mean, std = _mean_std(images.device, mean, std)
-    return ((images.float()/255 - mean)/std).permute(0,3,1,2)
+    x = ((images.float()/255 - mean)/std).permute(0,3,1,2)                       # a view: channels last
+    return x.contiguous(memory_format=memory_format(x.device))
 
 def denormalise(
     x:Tensor,      # (B,3,H,W) of `normalise`, on any device
@@ -236,11 +237,11 @@ def augment(
     draw:Tensor,   # (B,6) rows of `draws`, on the images' device
     mean, std,     # by channel, for pixels in [0,1]
     padding:int=PADDING, hole:int=HOLE, # as for `draws`
-) -> Tensor: # (B,3,32,32) float32, channels_last
+) -> Tensor: # (B,3,32,32) float32, in the order of `memory_format`
     "Normalise, mirror, crop, cut out and rotate a whole batch on its device."
     draw = _draws_of(images, draw)
     x = rotate(cutout(crop(mirror(normalise(images, mean, std), draw), draw, padding), draw, hole), draw)
-    return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=memory_format(x.device))
 
 def _draws_of(images, draw):
     "A row of draws for each image, beside it. Raises ValueError for other sizes."

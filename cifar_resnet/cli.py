@@ -115,7 +115,7 @@ def train_parser() -> ArgumentParser:
     _add_recipe(parser)
     add('--out', metavar='DIR', help='the run folder; default: runs/<dataset>-<recipe>-<hash>-<seed>')
     add('--device', default='auto', metavar='TEXT',
-        help='auto (the GPU if there is one), cpu, cuda, cuda:1 ... (default: auto)')
+        help='auto (the GPU if there is one), cpu, cuda, cuda:1, mps (Apple: not tried) ... (default: auto)')
     add('--resume', action='store_true', help='go on with the unfinished run in the folder')
     add('--workers', type=int, metavar='INT',
         help='augment by albumentations in so many processes, instead of in batches on the device (slower)')
@@ -430,7 +430,8 @@ def bench_main(argv:list=None) -> int: # exit code
                                     'can do, and where does the time go? Some minutes on two CPU cores.',
                      'cifar_bench --width 16 64')
     add = parser.add_argument
-    add('--device', metavar='TEXT', help='auto (the GPU if there is one), cpu, cuda, cuda:1 ... (default: auto)')
+    add('--device', metavar='TEXT',
+        help='auto (the GPU if there is one), cpu, cuda, cuda:1, mps (Apple: not tried) ... (default: auto)')
     add('--width', type=int, nargs='+', metavar='INT',
         help='channels of the first stage; of several the last is looked at closely (default: 64)')
     add('--batch_size', type=int, metavar='INT', help='images a step (default: 512 on a GPU, 128 on a CPU)')

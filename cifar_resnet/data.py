@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'MIRRORS', 'FOLDER', 'BATCHES', 'CIFAR10_CLASSES', 'CIFAR10', 'DEFAULT',
-           'OURS', 'FINGERPRINTS', 'BATCH', 'KAGGLE', 'OTHER_VERSIONS', 'CIFAR100_CLASSES', 'CIFAR100', 'NOTES',
-           'SHAPES', 'DISTRACTORS', 'FILLED', 'VARIANTS', 'TAG', 'SHORTCUT', 'DATASETS', 'Images', 'Archive',
-           'data_folder', 'find_folder', 'cifar10', 'cifar100', 'test_notes', 'mean_std', 'split', 'held_out',
-           'shapes10', 'Dataset', 'load_data', 'notes_of', 'picture_folder']
+           'OURS', 'FINGERPRINTS', 'BATCH', 'KAGGLE', 'OTHER_VERSIONS', 'CIFAR100_CLASSES', 'CIFAR100', 'CIFAR10_1',
+           'CORRUPTED', 'SEVERITIES', 'CORRUPTIONS', 'EXTRA_CORRUPTIONS', 'PUBLISHED_AT', 'NOTES', 'SHAPES',
+           'DISTRACTORS', 'FILLED', 'VARIANTS', 'TAG', 'SHORTCUT', 'DATASETS', 'Images', 'Archive', 'data_folder',
+           'find_folder', 'cifar10', 'cifar100', 'cifar10_1', 'cifar10_c', 'harder_sets', 'test_notes', 'mean_std',
+           'split', 'held_out', 'shapes10', 'Dataset', 'load_data', 'notes_of', 'picture_folder']
 
 # %% ../nbs/03_data.ipynb #03-003
 import hashlib, io, json, math, os, pickle, re, shutil, tempfile, unicodedata, warnings
@@ -421,6 +422,92 @@ def cifar100(
 ) -> tuple[Images,Images]: # 50,000 to train on and 10,000 to test, of 100 (fine) classes
     "CIFAR-100, as `cifar10` has the other. Raises OSError or ValueError likewise."
     return _load_archive(CIFAR100, data_dir, mirrors)
+
+# %% ../nbs/03_data.ipynb #03-022h
+CIFAR10_1 = dict(v4=2021, v6=2000)      # version -> pictures
+CORRUPTED = 10_000                      # pictures of CIFAR-10-C at each severity
+SEVERITIES = 1, 2, 3, 4, 5
+CORRUPTIONS = (
+    'gaussian_noise', 'shot_noise', 'impulse_noise',
+    'defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur',
+    'snow', 'frost', 'fog', 'brightness',
+    'contrast', 'elastic_transform', 'pixelate', 'jpeg_compression')
+EXTRA_CORRUPTIONS = 'speckle_noise', 'gaussian_blur', 'spatter', 'saturate'
+PUBLISHED_AT = {'CIFAR-10.1': 'https://github.com/modestyachts/CIFAR-10.1',
+                'CIFAR-10-C': 'https://zenodo.org/records/2535967'}
+
+def _read_npy(path, of, shape):
+    "An array of a NumPy file, mapped into memory. Raises OSError or ValueError, in one sentence, for anything else."
+    _check_link(path)
+    check_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no file {path}: {of} is published at {PUBLISHED_AT[of]}, '
+                                'and not fetched here')
+    try: found = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, MemoryError): raise
+    except Exception as e:                                                           # of many types
+        raise ValueError(f'{path} is no NumPy file of numbers ({e}): fetch {of} anew from {PUBLISHED_AT[of]}') from e
+    if not isinstance(found, np.ndarray) or found.shape != shape:
+        raise ValueError(f'{path} must hold {of} as an array {shape}, not {told(found)}: fetch it anew')
+    return found
+
+def _of_cifar10(images, path, labels, labels_path, name):
+    "Pictures and labels of two files as a data set of CIFAR-10's classes."
+    if images.dtype != np.uint8:
+        raise ValueError(f'{path} must hold pixels of uint8, not {told(images)}: fetch it anew')
+    try: return Images(images, np.array(labels), CIFAR10_CLASSES, name=name)
+    except ValueError as e:
+        raise ValueError(f'{labels_path} does not hold labels of CIFAR-10 ({e}): fetch it anew') from e
+
+# %% ../nbs/03_data.ipynb #03-022i
+def cifar10_1(
+    data_dir:str|Path=None, # holds the two files of a version, or a folder that does; None: see `data_folder`
+    version:str='v6',       # or 'v4'
+) -> Images: # 2,000 or 2,021; `images` is mapped into memory, not loaded
+    "CIFAR-10.1: new pictures of the ten classes. Raises OSError or ValueError for what is not there or damaged."
+    if version not in CIFAR10_1:
+        raise ValueError(f'there is no version {told(version)}: choose {" or ".join(CIFAR10_1)}')
+    top, name = data_folder(data_dir), f'cifar10.1_{version}_data.npy'
+    path = next(iter(_near(top, name, 2)), top/name)
+    labels_path, n = path.with_name(f'cifar10.1_{version}_labels.npy'), CIFAR10_1[version]
+    labels = _read_npy(labels_path, 'CIFAR-10.1', (n,)) if path.exists() else None
+    return _of_cifar10(_read_npy(path, 'CIFAR-10.1', (n,32,32,3)), path, labels, labels_path, f'cifar10.1-{version}')
+
+def _corrupted_folder(data_dir):
+    top = data_folder(data_dir)
+    inner = top/'CIFAR-10-C'
+    return top if not inner.is_dir() and (top.name == inner.name or (top/'labels.npy').exists()) else inner
+
+def cifar10_c(
+    corruption:str,         # of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`
+    severity:int,           # 1 to 5
+    data_dir:str|Path=None, # contains `CIFAR-10-C`, or is it; None: see `data_folder`
+) -> Images: # 10,000; `images` is mapped into memory, not loaded
+    "CIFAR-10's test pictures, spoilt in one way. Raises OSError or ValueError for what is not there or damaged."
+    known = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    if corruption not in known:
+        raise ValueError(f'there is no corruption {told(corruption)}: choose {", ".join(known)}')
+    if severity not in SEVERITIES or isinstance(severity, bool):
+        raise ValueError(f'a severity is a whole number from 1 to 5, not {told(severity)}')
+    folder, n = _corrupted_folder(data_dir), CORRUPTED*len(SEVERITIES)
+    path, labels_path = folder/f'{corruption}.npy', folder/'labels.npy'
+    images, labels = _read_npy(path, 'CIFAR-10-C', (n,32,32,3)), _read_npy(labels_path, 'CIFAR-10-C', (n,))
+    at = slice(CORRUPTED*(severity - 1), CORRUPTED*severity)
+    return _of_cifar10(images[at], path, labels[at], labels_path, f'cifar10-c-{corruption}-{severity}')
+
+def harder_sets(
+    data_dir:str|Path=None, # holds files of CIFAR-10.1, or the folder CIFAR-10-C, or both; None: see `data_folder`
+) -> dict: # (corruption, severity) -> Images, each mapped into memory; CIFAR-10.1 has the severity None
+    "All that is there of `cifar10_1` and `cifar10_c`. Raises OSError if nothing is, and as they do."
+    top, spoilt = data_folder(data_dir), _corrupted_folder(data_dir)
+    there = [v for v in CIFAR10_1 if _near(top, f'cifar10.1_{v}_data.npy', 2)]
+    sets = {(f'cifar10.1-{v}', None): cifar10_1(data_dir, v) for v in there}
+    kinds = [c for c in (*CORRUPTIONS, *EXTRA_CORRUPTIONS) if (spoilt/f'{c}.npy').exists()]
+    sets |= {(c, s): cifar10_c(c, s, data_dir) for c in kinds for s in SEVERITIES}
+    if sets: return sets
+    places = ', '.join(f'{name} at {place}' for name, place in PUBLISHED_AT.items())
+    raise FileNotFoundError(f'{top} holds neither CIFAR-10.1 (cifar10.1_v6_data.npy) nor the folder CIFAR-10-C: name a '
+                            f'folder that does; they are published ({places}), and not fetched here')
 
 # %% ../nbs/03_data.ipynb #03-025
 NOTES = 'test_notes.json'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['predict', 'as_logits', 'accuracy', 'wilson', 'misclassified', 'confusion_counts', 'class_accuracies',
-           'confused_pairs', 'accuracy_without', 'predict_views', 'spread', 'fit_temperature', 'confidence',
-           'calibration']
+           'confused_pairs', 'accuracy_without', 'corruption_table', 'mean_corruption', 'predict_views', 'spread',
+           'fit_temperature', 'confidence', 'calibration']
 
 # %% ../nbs/06_evaluate.ipynb #06-003
 import math
@@ -169,6 +169,30 @@ def _indices(values):
     if found.ndim == 1 and (found.dtype.kind in 'iu' or not len(found)): return found
     raise ValueError(f'indices must be whole numbers in one row, not {told(values)}')
 
+# %% ../nbs/06_evaluate.ipynb #06-062
+def corruption_table(
+    logits:dict, # (corruption, severity) -> (N,C)
+    labels:dict, # the same -> (N,)
+) -> list[dict]: # rows: corruption, severity, right, images, accuracy, low and high end of the 95% interval
+    "The accuracy on each spoilt test set."
+    def row(key):
+        scores, classes = _meet(logits[key], labels[key], least=1)
+        return _measured((scores.argmax(1) == classes).sum().item(), len(classes))
+    return [dict(corruption=key[0], severity=key[1], **row(key)) for key in logits]
+
+def mean_corruption(
+    rows:list[dict],  # of `corruption_table`; others than these corruptions count for nothing
+    corruptions,      # over which to take the mean
+    severities=(1,2,3,4,5),
+) -> dict: # accuracy, error (1 - accuracy), missing; the first two are None where the last is not empty
+    "The mean accuracy over corruptions and severities, all with the same weight."
+    found = {(row['corruption'], row['severity']): row['accuracy'] for row in rows}
+    wanted = [(c, s) for c in corruptions for s in severities]
+    if missing := list(dict.fromkeys(c for c, s in wanted if (c, s) not in found)):
+        return dict(accuracy=None, error=None, missing=missing)
+    mean = float(np.mean([found[key] for key in wanted]))
+    return dict(accuracy=mean, error=1 - mean, missing=[])
+
 # %% ../nbs/06_evaluate.ipynb #06-012
 def predict_views(
     model:nn.Module,
@@ -206,7 +230,7 @@ def fit_temperature(
 ) -> float: # T, between 1/20 and 20; divide logits by it
     "The temperature of least cross entropy (Guo et al. 2017), labels trusted to 1 - 1/(N+2) (Platt 1999)."
     from scipy.optimize import minimize_scalar
-    logits, labels = _meet(logits, labels, least=1)
+    logits, labels = (v.cpu() for v in _meet(logits, labels, least=1))               # Apple's GPU has no float64
     if not logits.isfinite().all(): raise ValueError('a temperature needs finite logits: one is -inf')
     def loss(log_t):
         scaled = logits.double()/math.exp(log_t)

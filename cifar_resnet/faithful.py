@@ -72,6 +72,7 @@ def _of_maps(measure):
     def measured(heat, *mask):
         heat = _as_maps(heat)
         heat = heat if heat.is_floating_point() else heat.float()
+        if heat.device.type == 'mps': heat = heat.cpu()                          # it has no float64
         masks = [_as_masks(m, heat.shape).to(heat.device) for m in mask]
         finite = _finite(heat)
         found = measure(heat.where(finite[:,None,None], 0), *masks)

@@ -14,8 +14,6 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from tqdm import tqdm
-
 try: import fcntl
 except ImportError: fcntl = None      # Windows
 
@@ -67,6 +65,7 @@ LEAST = 10_000            # bytes a second: a mirror that sends fewer, over all 
 
 def _download(url, part, size=None, timeout=30):
     "One attempt to bring `part` to its full `size` in bytes, going on from what is already there."
+    from tqdm import tqdm
     have = part.stat().st_size if part.exists() else 0
     request = Request(_secure(url), headers={'Range': f'bytes={have}-'} if have else {})
     sent = _sent(request, timeout)

@@ -415,7 +415,7 @@ def receptive_centres(
     fields:Tensor, # (h,w,H,W) of `receptive_fields`
 ) -> tuple[np.ndarray,np.ndarray]: # pixel rows (h,) and pixel columns (w,) of the cells, both increasing
     "Where fields are centred: the centroid of the squared field, so that the faint floor under the peak counts little."
-    core = fields.double().cpu().square()
+    core = fields.cpu().double().square()
     rows = _centroid(core.sum(3)).mean(1)                              # (h,w,H) -> (h,w) -> (h,)
     columns = _centroid(core.sum(2)).mean(0)                           # (h,w,W) -> (h,w) -> (w,)
     return _increasing(rows.numpy()), _increasing(columns.numpy())

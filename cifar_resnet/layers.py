@@ -229,8 +229,8 @@ def _moved(a, axis):
     for changed in a[3:]:                                                              # one by one: to save memory
         change = (changed - a[0]).abs().float()
         for i, axis_of in enumerate(others):
-            along = change.sum([j for j in range(change.dim()) if j != i]).double()
-            shares[axis_of].append((along/along.sum().clamp_min(1e-300)).cpu().numpy())
+            along = change.sum([j for j in range(change.dim()) if j != i]).cpu().double()
+            shares[axis_of].append((along/along.sum().clamp_min(1e-300)).numpy())
     return {i: np.stack(along) for i, along in shares.items()}
 
 def _note_constant(t, key, tokens, axis):

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NORMS', 'CONFIG', 'WEIGHTS', 'METADATA', 'LayerNorm', 'PixelNorm', 'conv', 'Block', 'stage', 'ResNet', 'check_model',
            'resnet18', 'summary', 'find_not_finite', 'check_weights', 'weights_file', 'weights_metadata',
-           'weights_path', 'load_weights', 'RowNorm', 'by_rows', 'centre_filters']
+           'weights_path', 'shipped_weights', 'load_weights', 'as_input', 'RowNorm', 'by_rows', 'centre_filters']
 
 # %% ../nbs/05_model.ipynb #05-003
 import json, math
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from numbers import Integral
 from pathlib import Path
 
@@ -107,13 +107,15 @@ def resnet18(
     strides:tuple=None,   # of the four stages, each 1 or 2; None: (1,2,2,2)
     width:int=None,       # channels of the first stage; None: 64
     num_classes:int=None, # None: 10
-    pretrained:bool=False,# load the weights that come with the package
+    pretrained:bool=False,# load weights that come with the package
+    weights:str=None,     # which of them, by the name of its file: see `shipped_weights`; None: 'cifar10'
 ) -> ResNet: # (B,3,H,W) normalised -> (B,num_classes) logits
     "ResNet-18 for small images. ValueError for arguments that make no sense or contradict the pretrained file."
     asked = dict(norm=norm, strides=strides, width=width, num_classes=num_classes)
     if not isinstance(pretrained, bool):
         raise ValueError(f'pretrained is True or False, not {told(pretrained)}: a file is read by load_weights')
-    if pretrained: return _pretrained(asked)
+    if pretrained: return _pretrained(asked, weights)
+    if weights is not None: raise ValueError(f'weights {told(weights)} are only loaded with pretrained=True: add that')
     usual = dict(norm='layer', strides=(1,2,2,2), width=64, num_classes=10)
     config = {k: usual[k] if v is None else v for k,v in asked.items()}
     check_model(**config)
@@ -218,18 +220,24 @@ def weights_path(
 ) -> Path: # the file
     "The file of trained weights that somebody means. Raises OSError or ValueError if there is none."
     if not isinstance(what, (str, Path)): raise ValueError(f'weights are a file or a run folder, not {told(what)}')
-    if what == 'pretrained': return _shipped()
+    if what == 'pretrained': return shipped_weights()
     path = home(what)
     if path.is_dir(): path = path/'weights.safetensors'
     if not path.is_file():
         raise FileNotFoundError(f'there is no file {path}: give the weights.safetensors of a run, or its folder')
     return path
 
-def _shipped():
-    path = WEIGHTS/'cifar10.safetensors'
-    if path.exists(): return path
-    raise FileNotFoundError(f'no trained weights come with this version ({path.name} is missing): '
-                            'train a model, or call load_weights on the weights.safetensors of a run')
+def shipped_weights(
+    name:str='cifar10', # 'cifar10': the network of the full run, under this name as soon as it comes with the package
+) -> Path: # the file
+    "A file of trained weights that comes with the package. FileNotFoundError, with the names that there are, if none."
+    there = sorted(path.stem for path in WEIGHTS.glob('*.safetensors'))
+    if name in there: return WEIGHTS/f'{name}.safetensors'
+    if name != 'cifar10':
+        raise FileNotFoundError(f'no weights {told(name)} come with this version: choose {", ".join(there)}')
+    raise FileNotFoundError('no trained weights come with this version for CIFAR-10 (cifar10.safetensors is missing): '
+                            'train a model, call load_weights on the weights.safetensors of a run, or take a network '
+                            f'for other data: resnet18(pretrained=True, weights=NAME), with {", ".join(there)}')
 
 def _read_model(path):
     from safetensors.torch import load_file
@@ -255,13 +263,82 @@ def load_weights(
     return _read_model(weights_path(path)).float().eval()
 
 # %% ../nbs/05_model.ipynb #05-057a
-def _pretrained(asked):
-    model = load_weights('pretrained')
+def as_input(
+    picture,   # a PIL image, a path, an array (H,W,3): whatever `pictures.read_picture` takes
+    mean, std, # by channel, for pixels in [0,1]
+) -> Tensor: # (3,32,32) float32
+    "The middle square of a picture at 32×32, normalised: what a network sees. (This takes Pillow and NumPy.)"
+    from cifar_resnet.augment import normalise
+    from cifar_resnet.pictures import read_picture
+    return normalise(torch.from_numpy(read_picture(picture)[None]), mean, std)[0].contiguous()
+
+def _pretrained(asked, name):
+    path = shipped_weights('cifar10' if name is None else name)
+    model, about = load_weights(path), weights_metadata(path)
     for k,v in asked.items():
         v = tuple(v) if isinstance(v, list) else v
         if v is not None and v != model.config[k]:
             raise ValueError(f'the pretrained model has {k} {model.config[k]}, not {v}: leave {k} out, or pretrained')
+    return _told(model, about)
+
+def _told(model, about):
+    "The model, with what its user must know."
+    model.classes, model.mean, model.std = (about.get(k) for k in ('classes', 'mean', 'std'))
+    model.transform = partial(as_input, mean=model.mean, std=model.std) if model.mean and model.std else None
     return model
+
+# %% ../nbs/05_model.ipynb #05-059b
+_CARD = """---
+{{ card_data }}
+---
+A ResNet-18 that normalises with LayerNorm, for pictures of 32×32 pixels: `HubResNet.from_pretrained` of
+`cifar_resnet.model` loads it. It was saved without the run that trained it: nothing is known here of its accuracy.
+"""
+
+@cache
+def _hub_resnet():
+    try: from huggingface_hub import PyTorchModelHubMixin
+    except ImportError as e:
+        raise ImportError('HubResNet needs huggingface_hub: pip install huggingface_hub') from e
+
+    class HubResNet(ResNet, PyTorchModelHubMixin, library_name='cifar_resnet', license='apache-2.0',
+                    pipeline_tag='image-classification', tags=['layernorm', 'resnet'], model_card_template=_CARD):
+        "A ResNet with `save_pretrained`, `from_pretrained` and `push_to_hub`. Also `of`: a file of weights, or a run."
+        def __init__(self, norm='layer', strides=(1,2,2,2), width=64, num_classes=10,
+                     classes=None, mean=None, std=None):
+            check_model(norm, strides, width, num_classes)
+            super().__init__(norm, strides, width, num_classes)
+            _told(self, dict(classes=classes, mean=mean, std=std))
+
+        @classmethod
+        def of(cls, path):
+            about = weights_metadata(path := weights_path(path))
+            self = cls(**{k: about.get(k) for k in (*CONFIG, 'classes', 'mean', 'std')})
+            return cls._load_as_safetensor(self, path, 'cpu', True)
+
+        def _save_pretrained(self, save_directory):
+            about = {k: getattr(self, k) for k in ('classes', 'mean', 'std') if getattr(self, k)}
+            (save_directory/'model.safetensors').write_bytes(weights_file(self, **about))
+
+        @classmethod
+        def _load_as_safetensor(cls, model, model_file, map_location, strict):
+            found = load_weights(model_file)
+            if found.config != model.config:
+                raise ValueError(f'{model_file} is a network of {found.config}, but what was asked for, or the '
+                                 f'config.json beside it, says {model.config}: fetch both anew')
+            model.load_state_dict(found.state_dict())
+            return model.to(map_location).eval()
+
+        @classmethod
+        def _load_as_pickle(cls, model, model_file, map_location, strict):
+            raise ValueError(f'{model_file} is a pickle, which may run code: ask for a model.safetensors')
+
+    HubResNet.__module__, HubResNet.__qualname__ = resnet18.__module__, 'HubResNet'          # for who pickles one
+    return HubResNet
+
+def __getattr__(name):
+    if name == 'HubResNet': return _hub_resnet()
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../nbs/05_model.ipynb #05-046
 class RowNorm(LayerNorm):

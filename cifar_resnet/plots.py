@@ -60,7 +60,8 @@ def _plain(values):
     "A tensor or a PIL image as an array; anything else as it is."
     if isinstance(values, Image.Image): return np.asarray(values.convert('RGB'))
     if not hasattr(values, 'detach'): return values
-    return (values.detach().double() if values.is_floating_point() else values).cpu().numpy()
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
 
 # %% ../nbs/01_plots.ipynb #01-009e
 def _texts(texts, n, what):

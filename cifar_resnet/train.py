@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .augment import albumentations_batches, batches, draws, normalise
-from .core import (PRECISIONS, as_labels, autocast, computes, home, pick_device, pick_precision, rng,
-                               seeded, told)
+from .core import (PRECISIONS, as_labels, autocast, computes, home, memory_format, pick_device,
+                               pick_precision, rng, seeded, told)
 from .data import Images, mean_std, split
 from .evaluate import accuracy, predict
 from .fetch import file_hash
@@ -218,7 +218,7 @@ def _build(self:Training, classes:tuple, start:Pretrained=None):
     r = self.recipe
     with seeded('init', r.seed): self.model = first_model(r, len(classes))
     self.head = self._take_weights(start, tuple(classes)) if start and start.model else None
-    self.model.to(self.device, memory_format=torch.channels_last)
+    self.model.to(self.device, memory_format=memory_format(self.device))
     self.net = self.wrapped(with_backend(self.model, self.backend))
     self.averaged = deepcopy(self.model) if r.average else self.model       # the weights that are evaluated and kept
     if r.optimiser == 'muon' and not computes(self.device, 'bfloat16'):
