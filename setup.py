@@ -25,6 +25,6 @@ setup(
     packages=find_packages(include=[cfg['lib_name']]), include_package_data=True,
     package_data={cfg['lib_name']: ['weights/*.safetensors']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'bench', 'app', 'browser', 'hub')},
+    extras_require={k.removesuffix('_requirements'): cfg[k].split() for k in cfg if k.endswith('_requirements')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
 )
