@@ -243,22 +243,26 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
         help='the folder of sweep.json and of the runs (default: runs/sweep)')
     add('--devices', metavar='TEXT',
         help='one run at a time on each, such as cuda:0,cuda:1 or cpu,cpu (default: every GPU, or the CPU)')
+    add('--executor', default='processes', metavar='TEXT',
+        help='who trains: processes of this machine, dask:ADDRESS (the workers of a Dask scheduler) or slurm; DIR must '
+             'be on a disk that all of them see (default: processes)')
     add('--read_test', action='store_true',
         help='open the test set of each run, once: for a final table, not for choosing')
     _add_recipe(parser, seed=False)                    # it has --seeds
     args = vars(parser.parse_args(argv))
     return _run('cifar_sweep', lambda: _sweep(_typed(args), **args), 'the same command goes on')
 
-def _sweep(common, table, seeds, out, devices, **options):
+def _sweep(common, table, seeds, out, devices, executor, **options):
     if 'seed' in common: raise ValueError('a sweep has --seeds, not --seed: give it numbers such as 0,1,2')
     if not re.fullmatch(r'\d{1,20}(,\d{1,20})*', seeds):
         raise ValueError(f'seeds {seeds[:80]!r} make no sense: give whole numbers such as 0,1,2')
     from cifar_resnet.core import home
-    from cifar_resnet.scale import sweep
+    from cifar_resnet.scale import engine, sweep
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
     named = {name: whole(told) for name, told in _recipes(table, common).items()}
     seeds, devices = list(map(int, seeds.split(','))), devices and devices.split(',')
-    found = sweep(named, seeds, out, devices, say=_progress, **options)
+    with engine(executor) as workers:
+        found = sweep(named, seeds, out, devices, say=_progress, executor=workers, **options)
     for row in found['table']: _report_recipe(row)
     print(f'table: {home(out)/"sweep.json"}')
     if bad := found['failed']:

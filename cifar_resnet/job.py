@@ -35,9 +35,9 @@ from .gradcam import contrast, gradcam, overlay
 from .model import METADATA, find_not_finite, load_weights, summary, weights_file, weights_metadata
 from .pictures import read_picture
 from .recipe import Recipe, recipe_from
-from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, Run, announced, append_history, check_fields,
-                               check_files, now, only_one, peak_memory, provenance, read_history, read_json, sealed,
-                               went_on, write_atomic, write_history, write_json)
+from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, AtWork, Run, announced, append_history,
+                               check_fields, check_files, now, only_one, peak_memory, provenance, read_history,
+                               read_json, sealed, went_on, write_atomic, write_history, write_json)
 from .train import (OWN, Training, check_place, load_run, read_about, read_pretrained,
                                 train_and_test, with_weights)
 
@@ -449,7 +449,7 @@ def job(
     training = None if trained or begun else trainer(full, train, weights=start, **how)   # before anything is written
     with _lock(folder) if trainer.leads() else nullcontext():
         trainer.meet()                                                          # the first one has the lock
-        if _standing(folder, full, asked, resume) != (about, begun): raise ValueError(_overtaken(folder))
+        if _standing(folder, full, asked, resume) != (about, begun): raise AtWork(_overtaken(folder))
         trainer.meet()                                                          # all have seen the folder as it is
         if not trainer.leads(): return trainer.follow(training, train, trained, recipe=full, **how)
         with _writing(folder, 'when that is repaired, --resume goes on'):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HISTORY', 'PACKAGES', 'NUMBER', 'SEALED_FILES', 'SCHEMA', 'RENAMED', 'READABLE', 'FIELDS', 'RESULTS', 'TEST_RESULTS',
            'LATER', 'UNKNOWN', 'SENSE', 'write_atomic', 'write_json', 'read_json', 'write_history', 'append_history',
-           'read_history', 'save_checkpoint', 'load_checkpoint', 'stop_signals', 'only_one', 'now', 'provenance',
-           'went_on', 'changed_on_the_way', 'peak_memory', 'check_fields', 'check_about', 'seal', 'sealed', 'announced',
-           'check_files', 'up_to_date', 'Run']
+           'read_history', 'save_checkpoint', 'load_checkpoint', 'stop_signals', 'AtWork', 'only_one', 'now',
+           'provenance', 'went_on', 'changed_on_the_way', 'peak_memory', 'check_fields', 'check_about', 'seal',
+           'sealed', 'announced', 'check_files', 'up_to_date', 'Run']
 
 # %% ../nbs/07_runs.ipynb #07-003
 import csv, hashlib, io, json, math, os, platform, re, reprlib, signal, subprocess, sys, threading, time, warnings
@@ -200,20 +200,23 @@ def _stopping():
     return [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP]*hears
 
 # %% ../nbs/07_runs.ipynb #07-030
+class AtWork(ValueError):
+    "Another process is at work in a folder, or was until now."
+
 @contextmanager
 def only_one(
     folder:str|Path,
     wait_s:float=0, # seconds to wait for another process that is about to end
 ):
-    "Hold the lock of a run folder. Raises ValueError if another process holds it. (Without effect on Windows.)"
+    "Hold the lock of a run folder. Raises AtWork if another process holds it. (Without effect on Windows.)"
     if fcntl is None:
         yield
         return
     with held(open(Path(folder)/'.lock', 'a', opener=without_links)) as f:
         try: _lock(f, wait_s)
         except BlockingIOError:
-            raise ValueError(f'another process is at work in {folder}: '
-                             'wait for it, or choose another folder (--out)') from None
+            raise AtWork(f'another process is at work in {folder}: '
+                         'wait for it, or choose another folder (--out)') from None
         except OSError:
             warnings.warn(f'{folder} cannot be locked (a mounted drive?): '
                           'see to it that no second process works there')
@@ -221,7 +224,7 @@ def only_one(
             if not locks_reach_all(folder):
                 warnings.warn(f'{folder} lies on a shared drive whose locks other machines do not see '
                               '(NFS mounted with nolock or local_lock): see to it that none of them works there')
-        if not is_still_there(f): raise ValueError(f'{folder} was removed just now by another process: start again')
+        if not is_still_there(f): raise AtWork(f'{folder} was removed just now by another process: start again')
         yield
 
 def _lock(f, wait_s):
