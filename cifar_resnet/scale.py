@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROW', 'MORE', 'SWEPT', 'START', 'ASKED', 'GRACE_S', 'SLURM', 'USUAL', 'ASK_EVERY_S', 'sweep', 'on_worker', 'engine',
-           'slurm_executor', 'together', 'ranks', 'all_reduce', 'SharedTraining']
+           'slurm_executor', 'SlurmExecutor', 'together', 'ranks', 'all_reduce', 'SharedTraining']
 
 # %% ../nbs/13_scale.ipynb #13-003
-import math, multiprocessing, os, re, shutil, signal, subprocess, threading, time, warnings
+import inspect, io, math, multiprocessing, os, re, shutil, signal, subprocess, threading, time, warnings
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError
 from contextlib import closing, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict
-from inspect import signature
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -506,13 +505,14 @@ def _is_at_work(folder):
 # %% ../nbs/13_scale.ipynb #13-019g
 @contextmanager
 def engine(
-    word:str, # of --executor: processes, dask:ADDRESS or slurm
-    **how,    # of `slurm_executor`
+    word:str,                     # of --executor: processes, dask:ADDRESS or slurm
+    folder:str|Path='runs/slurm', # and what is asked of Slurm: see `slurm_executor`
+    /, **how,
 ):
     "Yield the executor that a word means, None for 'processes'. Raises ValueError for another word, or if none answers."
     kind, _, address = word.partition(':')
     if word == 'processes': yield None
-    elif word == 'slurm': yield slurm_executor(**how)
+    elif word == 'slurm': yield slurm_executor(folder, **how)
     elif kind == 'dask':
         with _dask_client(address) as client: yield client.get_executor(pure=False)
     else: raise ValueError(f'there is no executor {word!r}: choose processes, dask:ADDRESS or slurm')
@@ -564,35 +564,37 @@ def _slurm_options(how):
     if 'gpus' in found: found['gpus_per_node'] = found.pop('gpus')                   # a run has one machine
     return found
 
-test_fail(lambda: _slurm_options(dict(partitoin='gpu')), contains='did you mean partition?')
-
 # %% ../nbs/13_scale.ipynb #13-063
 def slurm_executor(
     folder:str|Path='runs/slurm', # of submitit's files and each job's log, where all machines see it
-    **how,                        # what is asked of Slurm: see `SLURM`
+    /, **how,                     # what is asked of Slurm: see `SLURM`
 ) -> Executor: # its futures are those of `concurrent.futures`; `cancel` has a run save and end
     """Each call is a job of Slurm's, submitted by submitit. Raises ValueError for what makes no sense, or is refused, and
     where there is no Slurm or no submitit."""
     options = _slurm_options(how)
     try: import submitit
     except ImportError:
-        raise ValueError("Slurm is asked by submitit, which is not there: pip install submitit") from None
+        raise ValueError("Slurm needs submitit: in the repository's folder type pip install -e '.[slurm]'") from None
     if not shutil.which('sbatch'):
         raise ValueError('there is no Slurm on this machine (no command sbatch): '
                          'start the sweep where jobs are submitted, or leave out --executor slurm')
+    if '%' in str(folder): raise ValueError(f'{folder}: Slurm reads % in a path as its own: choose another --out')
     times = options.pop('max_num_timeout')
-    executor = submitit.SlurmExecutor(home(folder), max_num_timeout=times)
+    executor = submitit.SlurmExecutor(home(folder).absolute(), max_num_timeout=times)
     executor.update_parameters(job_name='cifar_resnet', additional_parameters=dict(requeue=True), **options)
-    return _Slurm(executor)
+    return SlurmExecutor(executor)
 
-class _Slurm(Executor):
+class SlurmExecutor(Executor):
     "Hands functions to submitit, and fulfils a future for each as soon as there is a result, or Slurm knows no more of it."
     def __init__(self, executor): self.executor, self.waiting, self.lock = executor, [], threading.Lock()
 
     def submit(self, fn, *args):
         try:
-            with redirect_stderr(None): job = self.executor.submit(_Requeued(fn), *args)     # submitit prints it, too
-        except RuntimeError as e: raise ValueError(f'Slurm refuses the job: {sentence(e)}') from e
+            with redirect_stderr(io.StringIO()):                          # submitit prints what it raises, too
+                job = self.executor.submit(_Requeued(fn), *args)
+        except RuntimeError as e:
+            why = str(e).splitlines()[0].removeprefix('sbatch: error: ')
+            raise ValueError(f'Slurm refuses the job: {why}') from e
         future = _SlurmFuture(job)
         with self.lock:
             if not self.waiting: threading.Thread(target=self._watch, daemon=True).start()
@@ -657,15 +659,20 @@ class _Requeued:
             due.set()
             signal.raise_signal(signal.SIGTERM)
         signal.signal(signal.SIGUSR2, on_time)
-        more = dict(trainer=obey) if 'trainer' in signature(self.fn).parameters else {}
-        try: return self.fn(*args, **more), None
+        try: return self.fn(*args, **self._more(obey)), None
         except KeyboardInterrupt:
             if due.is_set(): queue_again(signal.SIGUSR2, None)              # submitit's: it ends this process
             raise
         except Exception as e: return None, e
         finally: obey.deaf = True
 
+    def _more(self, trainer):
+        "Who trains, for a function that asks for that."
+        takes = inspect.isfunction(self.fn) and 'trainer' in inspect.signature(self.fn).parameters
+        return dict(trainer=trainer) if takes else {}
+
     def checkpoint(self, *args):
+        "What submitit queues again."
         from submitit.helpers import DelayedSubmission
         return DelayedSubmission(self, *args)
 

@@ -19,7 +19,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
@@ -153,7 +153,7 @@ BOOT = """#!/bin/bash
 export PATH={path} HOME=/tmp OMP_NUM_THREADS=1 PYTHONPATH={repo}
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib/nfs
 exec >>{folder}/kernel.log 2>&1
-ip link set lo up
+mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; ip link set lo up
 mkdir -p /run/modules/lib /run/export /var/lib/nfs/{{v4recovery,sm,rpc_pipefs}}; touch /var/lib/nfs/{{etab,rmtab}}
 ln -s {modules} /run/modules/lib/modules
 for module in nfsd nfs nfsv4 nfsv3; do modprobe -d /run/modules $module; done
@@ -175,6 +175,16 @@ def what_nfs_lacks():
     return _missing(KERNEL, 'user-mode-linux nfs-kernel-server kmod')
 
 
+@contextmanager
+def _many_maps(n=1 << 20):
+    "Inside the block a process may have so many memory maps: such a kernel needs one for nearly every page."
+    limit = Path('/proc/sys/vm/max_map_count')
+    usual = limit.read_text()
+    limit.write_text(str(max(n, int(usual))))
+    try: yield
+    finally: limit.write_text(usual)
+
+
 def with_nfs(folder, command, timeout=300):
     """Run a command in a kernel of its own, given the folders where the same NFS export is mounted: two for each of
     `MOUNTS`. Returns what it said; raises NotRun if it does not come to an end, or fails."""
@@ -192,7 +202,7 @@ def with_nfs(folder, command, timeout=300):
                                 cwd=shlex.quote(os.getcwd()), command=shlex.join([*map(str, command), *places])))
     boot.chmod(0o700)
     kernel = ['linux.uml', 'mem=3G', 'rootfstype=hostfs', 'rootflags=/', 'rw', f'init={boot}', 'con=null']
-    with _daemon(*kernel) as process:
+    with _many_maps(), _daemon(*kernel) as process:
         try: process.wait(timeout)
         except subprocess.TimeoutExpired: pass
     said = (folder/'said').read_text() if (folder/'said').exists() else ''
