@@ -4,17 +4,17 @@ each way of mounting it. Prints a row of JSON for each way.
     python nbs/experiments/nfs_locks.py A B [A B ...]
 """
 import hashlib, json, multiprocessing, os, signal, sys, time, warnings
-from contextlib import suppress
 from pathlib import Path
 
 import torch
+from cifar_resnet.core import sentence
 from cifar_resnet.data import shapes10
 from cifar_resnet.fetch import file_hash, locks_reach_all
 from cifar_resnet.job import job
 from cifar_resnet.runs import only_one, write_atomic
 from cifar_resnet.train import Training
 
-RECIPE = dict(dataset='shapes10', width=4, epochs=3, limit=40, batch_size=10)
+RECIPE = dict(dataset='shapes10', width=4, epochs=8, limit=40, batch_size=10)
 FORK = multiprocessing.get_context('fork')
 
 
@@ -39,8 +39,8 @@ def attempt(folder, wait_s=0):
         warnings.simplefilter('always')
         try:
             with only_one(folder, wait_s): pass
-        except ValueError as e: return f'refused: {e}'
-    return ''.join(f'warned: {w.message}' for w in warned)
+        except ValueError as e: return sentence(e)
+    return ''.join(str(w.message) for w in warned)
 
 
 def killed(process):
@@ -79,8 +79,8 @@ def renames(a, b, seconds=5):
     stop = FORK.Event()
     writer = FORK.Process(target=write_on, args=(a/'file', stop))
     writer.start()
-    until, seen = time.monotonic() + seconds, dict(read=0, half=0, stale=0, versions=set())
     while not (b/'file').exists(): time.sleep(.1)
+    until, seen = time.monotonic() + seconds, dict(read=0, half=0, stale=0, versions=set())
     while time.monotonic() < until:
         try: name, _, body = (b/'file').read_bytes().partition(b'\n')
         except OSError: seen['stale'] += 1
@@ -96,7 +96,7 @@ def renames(a, b, seconds=5):
 class Slow(Training):
     "A batch takes long enough that the run is not over before it is disturbed."
     def learn(self, *batch):
-        time.sleep(.3)
+        time.sleep(1)
         return super().learn(*batch)
 
 
@@ -109,16 +109,24 @@ def a_run(a, b, whole):
     "A run on one mount, a second process on the other; the first is killed, the second goes on with it."
     first = FORK.Process(target=train, args=(a/'run', Slow))
     first.start()
-    while not [*(b/'run').glob('checkpoints/*.safetensors')] and first.is_alive(): time.sleep(.1)
-    try:
-        with only_one(b/'run'): second = 'got in'
-    except ValueError as e: second = f'refused: {e}'
+    while not [*(a/'run').glob('checkpoints/*.pt')] and first.is_alive(): time.sleep(.1)
+    began = time.monotonic()
+    while not (b/'run'/'run.json').exists() and first.is_alive(): time.sleep(.1)
+    seen = time.monotonic() - began
+    second = told(lambda: train(b/'run'))
     alive = first.is_alive()
     killed(first)
-    with suppress(FileNotFoundError): alive = alive and not (b/'run'/'weights.safetensors').exists()
-    run = train(b/'run')
-    return dict(second_process=second, killed_midway=alive,
-                same_bits=file_hash(run.folder/'weights.safetensors') == whole)
+    after = told(lambda: train(b/'run'))
+    weights = b/'run'/'weights.safetensors'
+    return dict(seen_after_s=seen, second_process=second, killed_midway=alive, after_sigkill=after,
+                same_bits=weights.exists() and file_hash(weights) == whole)
+
+
+def told(what):
+    "What a process hears when it trains: '' if it comes to the end."
+    try: what()
+    except (ValueError, OSError) as e: return sentence(e)
+    return ''
 
 
 if __name__ == '__main__':

@@ -3,19 +3,21 @@ the same, to the bit, as one that was left alone? `clusters.py` publishes it; al
 
     python nbs/experiments/on_slurm.py
 """
-import os, subprocess, sys, tempfile, threading, time
-from contextlib import closing, contextmanager
+import subprocess, tempfile, threading, time
+from contextlib import contextmanager
 from pathlib import Path
 
 import engines
 from cifar_resnet import scale
 from cifar_resnet.fetch import file_hash
+from cifar_resnet.train import read_about
 
-RECIPE = dict(dataset='shapes10', width=8, epochs=8, limit=200)
-KNOCKS = {                        # what happens to a job midway, by the command that does it
+RECIPE = dict(dataset='shapes10', width=8, epochs=10, limit=200)
+KNOCKS = {                        # what happens to a job midway, by the commands that do it
     'cancelled': ['scancel'],
-    'queued again': ['scontrol', 'requeue'],
-    'warned': ['scancel', '--signal=USR2'],          # as Slurm does before a job's time is over
+    'requeued': ['scontrol requeue'],
+    'time-is-nearly-over': ['scancel --signal=USR2'],
+    'makes-room': ['scancel --signal=TERM', 'scancel --signal=USR2'],
 }
 
 
@@ -23,7 +25,7 @@ class Noted(scale.SlurmExecutor):
     "The executor, which also notes which job is which run."
     def submit(self, fn, key, *args):
         future = super().submit(fn, key, *args)
-        self.runs[future.job.job_id] = f'{key[0]}-{key[1]}'
+        self.runs[future.job.job_id] = key[0]
         return future
 
 
@@ -55,54 +57,52 @@ def watched(runs, every_s=.2):
         for bar in bars: bar['run'] = runs.get(bar['run'], bar['run'])
 
 
-def knock(out, run, command, runs, done):
-    "When a run has saved for the first time, give its job a knock."
-    while not [*(out/run/'checkpoints').glob('*.safetensors')]:
+def knock(kind, out, runs, done, seen):
+    "When the run of that name has two epochs behind it, and has not saved yet, give its job a knock."
+    folder = out/f'{kind}-0'
+    while _epochs(folder) < 2:
         if done.wait(.05): return
-    job = next(job for job, name in runs.items() if name == run)
-    subprocess.run([*command, job], check=True)
-    KNOCKED.append(dict(run=run, epochs=_epochs(out/run), finished=(out/run/'weights.safetensors').exists()))
-
-KNOCKED = []
+    job = next(job for job, name in runs.items() if name == kind)
+    for command in KNOCKS[kind]: subprocess.run([*command.split(), job], check=True)
+    seen[kind] = dict(
+        epochs=_epochs(folder),
+        saved_before=bool([*(folder/'checkpoints').glob('*.pt')]),
+        finished=(folder/'weights.safetensors').exists())
 
 
 def _epochs(folder):
-    "How many epochs a run had behind it."
+    "How many epochs a run has behind it."
     try: return len((folder/'history.csv').read_text().splitlines()) - 1
     except FileNotFoundError: return 0
 
 
-def hashes(out, seeds): return {f'strict-{seed}': file_hash(out/f'strict-{seed}'/'weights.safetensors') for seed in seeds}
-
-
-def disturbed(folder, recipe=RECIPE, save_every_s=.1, **how):
-    "A sweep whose first runs get a knock each, called until all is done -> what was seen. Inside of `engines.slurm`."
-    seeds = range(len(KNOCKS) + 1)
-    alone = scale.sweep({'strict': recipe}, seeds, folder/'alone', devices=['cpu'])
-    out, executor, done = folder/'slurm', noted(folder/'jobs', **how), threading.Event()
-    knocks = {f'strict-{seed}': kind for seed, kind in enumerate(KNOCKS)}
-    threads = [threading.Thread(target=knock, args=(out, run, KNOCKS[kind], executor.runs, done))
-               for run, kind in knocks.items()]
-    KNOCKED.clear()
+def disturbed(folder, **how):
+    """A sweep of one recipe under several names, each of which gets a knock of its own; then the same call once more.
+    -> what was seen, beside a run that was left alone. Inside of `engines.slurm`."""
+    alone = scale.sweep({'alone': RECIPE}, [0], folder/'alone', devices=['cpu'])['runs'][0]
+    out, executor, done, seen = folder/'slurm', noted(folder/'jobs', **how), threading.Event(), {}
+    threads = [threading.Thread(target=knock, args=(kind, out, executor.runs, done, seen)) for kind in KNOCKS]
+    train = lambda: scale.sweep(dict.fromkeys(KNOCKS, RECIPE), [0], out, executor=executor, save_every_s=1e6)
     with watched(executor.runs) as bars:
         for thread in threads: thread.start()
-        first = scale.sweep({'strict': recipe}, seeds, out, executor=executor, save_every_s=save_every_s)
+        first = train()
         done.set()
-        again = scale.sweep({'strict': recipe}, seeds, out, executor=executor, save_every_s=save_every_s)
+        again = train()
     for thread in threads: thread.join()
-    same = {run: found == hashes(folder/'alone', seeds)[run] for run, found in hashes(out, seeds).items()}
-    cut = {knocked['run'] for knocked in KNOCKED if not knocked['finished']}
-    for run, kind in knocks.items():
-        of_run = [bar for bar in bars if bar['run'] == run]
-        if of_run and run in cut: of_run[0]['cut'] = kind
+    for kind in seen:
+        cut = next(bar for bar in bars if bar['run'] == kind)
+        cut['cut'] = not seen[kind]['finished']
+    whole = file_hash(folder/'alone'/'alone-0'/'weights.safetensors')
+    rows = {row['name']: row for row in again['runs']}
     return dict(
-        runs=len(seeds), knocks=[dict(row, kind=knocks[row['run']]) for row in KNOCKED],
-        failed_first=[f'{row["name"]}-{row["seed"]}' for row in first['failed']],
-        left=again['left'], failed=again['failed'], same_bits=same, same_table=_table(again) == _table(alone),
-        bars=[{k: round(v, 2) if isinstance(v, float) else v for k, v in bar.items()} for bar in bars])
-
-
-def _table(found): return [{k: v for k, v in row.items() if k != 'train_seconds'} for row in found['table']]
+        knocks=[dict(kind=kind, commands=KNOCKS[kind], **found,
+                     resumed_at=read_about(out/f'{kind}-0')['resumed_at'],
+                     same_bits=file_hash(out/f'{kind}-0'/'weights.safetensors') == whole,
+                     same_accuracy=rows[kind]['valid_accuracy'] == alone['valid_accuracy'])
+                for kind, found in seen.items()],
+        failed_first=[row['name'] for row in first['failed']],
+        failed=again['failed'], left=again['left'],
+        bars=[dict(bar, begin=round(bar['begin'], 1), end=round(bar['end'], 1)) for bar in bars])
 
 
 def slurm_part():
