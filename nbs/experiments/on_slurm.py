@@ -3,7 +3,7 @@ the same, to the bit, as one that was left alone? `clusters.py` publishes it; al
 
     python nbs/experiments/on_slurm.py
 """
-import subprocess, tempfile, threading, time
+import os, subprocess, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from cifar_resnet import scale
 from cifar_resnet.fetch import file_hash
 from cifar_resnet.train import read_about
 
+HERE = Path(__file__).resolve().parent
 RECIPE = dict(dataset='shapes10', width=8, epochs=10, limit=200)
 KNOCKS = {                        # what happens to a job midway, by the commands that do it
     'cancelled': ['scancel'],
@@ -23,8 +24,9 @@ KNOCKS = {                        # what happens to a job midway, by the command
 
 class Noted(scale.SlurmExecutor):
     "The executor, which also notes which job is which run."
+    does = None
     def submit(self, fn, key, *args):
-        future = super().submit(fn, key, *args)
+        future = super().submit(self.does or fn, key, *args)
         self.runs[future.job.job_id] = key[0]
         return future
 
@@ -105,12 +107,37 @@ def disturbed(folder, **how):
         bars=[dict(bar, begin=round(bar['begin'], 1), end=round(bar['end'], 1)) for bar in bars])
 
 
+def slowly(*args, trainer):
+    "What a worker does, two seconds a batch."
+    class Slow(trainer):
+        def learn(self, *batch):
+            time.sleep(2)
+            return super().learn(*batch)
+    return scale.on_worker(*args, trainer=Slow)
+
+
+def out_of_time(folder):
+    "A run that takes longer than its job has, with no knock but Slurm's own. Minutes, of waiting mostly."
+    executor = noted(folder/'jobs', time=3, signal_delay_s=60)
+    executor.does = slowly
+    with watched(executor.runs) as bars:
+        found = scale.sweep({'out-of-time': RECIPE}, [0], folder/'slurm', executor=executor, save_every_s=1e6)
+    for bar in bars[:-1]: bar['cut'] = True
+    weights = file_hash(folder/'slurm'/'out-of-time-0'/'weights.safetensors')
+    return dict(
+        minutes=3, resumed_at=read_about(folder/'slurm'/'out-of-time-0')['resumed_at'], failed=found['failed'],
+        same_bits=weights == file_hash(folder/'alone'/'alone-0'/'weights.safetensors'),
+        bars=[dict(bar, begin=round(bar['begin'], 1), end=round(bar['end'], 1)) for bar in bars])
+
+
 def slurm_part():
     "What `clusters.py` publishes of Slurm; raises engines.NotRun where there can be none."
     with tempfile.TemporaryDirectory() as folder, engines.slurm(Path(folder)/'engine') as nodes:
-        scale.ASK_EVERY_S = 1
+        scale.ASK_EVERY_S, folder = 1, Path(folder)
+        os.environ['PYTHONPATH'] = os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')])       # for `slowly`
         version = engines.asked('sbatch', '--version').split()[-1]
-        return dict(engine=f'Slurm {version}', nodes=[*nodes], recipe=RECIPE, **disturbed(Path(folder)))
+        return dict(engine=f'Slurm {version}', nodes=[*nodes], recipe=RECIPE, **disturbed(folder),
+                    out_of_time=out_of_time(folder))
 
 
 if __name__ == '__main__':
