@@ -15,6 +15,6 @@ setup(
     packages=find_packages(include=[cfg['lib_name']]), include_package_data=True,
     package_data={cfg['lib_name']: ['weights/*.safetensors']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'bench', 'app', 'slurm', 'browser')},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'bench', 'app', 'dask', 'slurm', 'browser')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
 )

@@ -24,7 +24,7 @@ from PIL import Image
 
 from .core import as_labels, home, rng, told
 from .fetch import alone, check_file, fetch, file_hash, readable, take_members
-from .pictures import FORMATS, SIDE, read_picture
+from .pictures import FORMATS, ONE_THREAD, SIDE, read_picture
 
 # %% ../nbs/03_data.ipynb #03-006
 @dataclass(frozen=True)
@@ -785,7 +785,7 @@ def _pictures(folder, classes, name):
         raise ValueError(f'{folder}/{unknown[0]} is no class of train: choose from {", ".join(classes)}')
     paths = [(label, p) for label, c in enumerate(classes) if (folder/c).exists() for p in _in_class(folder/c)]
     if not paths: raise ValueError(f'{folder} is empty: put pictures into {folder}/CLASS/, or remove it')
-    with warnings.catch_warnings(record=True) as caught:
+    with ONE_THREAD, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         images = np.stack([read_picture(p) for _, p in paths])
     if caught: warnings.warn(f'{caught[0].message}' + (f' (and {len(caught)-1} more)' if len(caught) > 1 else ''))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'CONFIG', 'WEIGHTS', 'METADATA', 'LayerNorm', 'PixelNorm', 'conv', 'Block', 'stage', 'ResNet', 'check_model',
-           'resnet18', 'summary', 'find_not_finite', 'check_weights', 'weights_file', 'weights_metadata',
-           'weights_path', 'load_weights', 'RowNorm', 'by_rows', 'centre_filters']
+           'resnet18', 'draw_weights', 'summary', 'find_not_finite', 'check_weights', 'weights_file',
+           'weights_metadata', 'weights_path', 'load_weights', 'RowNorm', 'by_rows', 'centre_filters']
 
 # %% ../nbs/05_model.ipynb #05-003
 import json, math
@@ -118,6 +118,21 @@ def resnet18(
     config = {k: usual[k] if v is None else v for k,v in asked.items()}
     check_model(**config)
     return ResNet(**config)
+
+# %% ../nbs/05_model.ipynb #05-043b
+def draw_weights(
+    model:nn.Module,
+    generator:torch.Generator, # on the CPU
+):
+    "Give convolutions and linear layers the random weights that PyTorch gives them, norms their ones and zeros."
+    for m in model.modules():
+        if not isinstance(m, (nn.Conv2d, nn.Linear)):
+            if hasattr(m, 'reset_parameters'): m.reset_parameters()          # draws nothing
+            continue
+        nn.init.kaiming_uniform_(m.weight, a=5**.5, generator=generator)
+        if m.bias is None: continue
+        bound = m.weight[0].numel()**-.5
+        nn.init.uniform_(m.bias, -bound, bound, generator)
 
 # %% ../nbs/05_model.ipynb #05-051
 def summary(

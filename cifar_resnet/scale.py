@@ -407,7 +407,7 @@ def _summary(name, runs):
     return dict(row, train_seconds=float(np.mean([r['train_seconds'] for r in runs])))
 
 # %% ../nbs/13_scale.ipynb #13-019d
-_ON_GPU = threading.Lock()      # a worker's threads take turns on its GPU: PyTorch's settings of it are theirs in common
+_ON_GPU = threading.Lock()      # a worker's threads take turns on its GPU, for they share PyTorch's settings of it
 
 def on_worker(
     key:tuple,        # (name, seed)
@@ -418,9 +418,9 @@ def on_worker(
     options:dict,     # of `job`
     trainer=Training, # who trains: see `_obey`
 ) -> dict: # a row; None if time was up
-    """What an executor is given for each run of a sweep: train it on the worker's own device, the first GPU that the
-    worker sees (so an engine deals out GPUs by CUDA_VISIBLE_DEVICES), else its CPU. A run that another worker has is
-    waited for. A worker that is too late ends at once; for the rest, seconds are counted by its own clock."""
+    """What an executor is given for each run of a sweep: train it on the first GPU that the worker sees (an engine
+    deals them out by CUDA_VISIBLE_DEVICES), else on its CPU; a run that another worker has is waited for. A worker that
+    begins when time is up ends at once; from then on the seconds are those of its own clock."""
     until = time.monotonic() + left_s - max(0, time.time() - sent)
     device = pick_device('auto')
     with _ON_GPU if device.type == 'cuda' else nullcontext():
@@ -436,8 +436,8 @@ def _for_workers(executor, devices, out, recipes, options):
         raise ValueError(f'an executor needs a method submit, which {executor!r} lacks: give a ProcessPoolExecutor, '
                          "a Dask client's get_executor(pure=False) ..., or leave it out")
     if devices: raise ValueError('the workers of an executor have their own devices: leave devices out')
-    full = lambda k, v: str(home(v).absolute()) if k in ('data_dir', 'weights') and v not in (None, 'pretrained') else v
-    options = {k: full(k, v) for k, v in options.items()}
+    here = lambda k, v: k in ('data_dir', 'weights') and v not in (None, 'pretrained')
+    options = {k: str(home(v).absolute()) if here(k, v) else v for k, v in options.items()}
     return executor, home(out).absolute(), {name: _with_full_path(fields) for name, fields in recipes.items()}, options
 
 def _with_full_path(fields):
@@ -481,7 +481,7 @@ def _row_from(key, future, until):
     except CancelledError: why = 'it was cancelled, or its scheduler was lost'
     except (Exception, KeyboardInterrupt) as e: why = sentence(e)[:300]
     else:
-        if row or time.monotonic() >= until: return row
+        if row or time.monotonic() >= until - GRACE_S: return row         # clocks differ a little
         why = 'it ended before time was up: look whether the clocks of the machines agree'
     return dict(name=key[0], seed=key[1], error=f'no result from its worker ({why}): the same call goes on with it')
 
@@ -499,7 +499,7 @@ def _still_elsewhere(futures, out):
 def _is_at_work(folder):
     "Whether a process holds the lock of a run."
     try:
-        with warnings.catch_warnings(action='ignore'), only_one(folder/'checkpoints'): return False
+        with only_one(folder/'checkpoints'): return False
     except AtWork: return True
     except OSError: return False                       # not begun, or finished
 
@@ -510,7 +510,7 @@ def engine(
     folder:str|Path='runs/slurm', # and what is asked of Slurm: see `slurm_executor`
     /, **how,
 ):
-    "Yield the executor that a word means, None for 'processes'. Raises ValueError for another word, or if none answers."
+    "Yield the executor that a word means; None: processes here. Raises ValueError for another word, or no answer."
     kind, _, address = word.partition(':')
     if word == 'processes': yield None
     elif word == 'slurm': yield slurm_executor(folder, **how)
@@ -522,7 +522,7 @@ def _dask_client(address, wait_s=10):
     "A client of the Dask scheduler at an address. Raises ValueError if none answers in time."
     try: from distributed import Client
     except ImportError:
-        raise ValueError("--executor dask needs Dask: in the repository's folder type pip install -e '.[dask]'") from None
+        raise ValueError("this needs Dask: in the repository's folder type pip install -e '.[dask]'") from None
     try: client = _in_time(lambda: Client(address, timeout=wait_s), 1.5*wait_s)
     except (OSError, ValueError, ImportError) as e:
         raise ValueError(f'no Dask scheduler answers at {address!r} within {wait_s} s ({sentence(e)}): '

@@ -25,12 +25,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .augment import albumentations_batches, batches, draws, normalise
 from .core import (PRECISIONS, as_labels, autocast, computes, home, pick_device, pick_precision, rng,
-                               seeded, told)
+                               told, torch_rng)
 from .data import Images, mean_std, split
 from .evaluate import accuracy, predict
 from .fetch import file_hash
-from .model import (Block, by_rows, centre_filters, find_not_finite, load_weights, resnet18, weights_metadata,
-                                weights_path)
+from .model import (Block, by_rows, centre_filters, draw_weights, find_not_finite, load_weights, resnet18,
+                                weights_metadata, weights_path)
 from .recipe import Recipe, near, saved_recipe
 from .runs import (HISTORY, READABLE, SCHEMA, Run, check_about, check_files, load_checkpoint, read_history,
                                read_json, save_checkpoint, stop_signals, up_to_date)
@@ -53,10 +53,11 @@ def with_backend(model, backend:str):
         model = BACKENDS[name](model)
     return model
 
-def first_model(recipe:Recipe, num_classes:int):
-    "The network that a filled recipe begins with, its random weights drawn from PyTorch's generator."
+def first_model(recipe:Recipe, num_classes:int, generator:torch.Generator=None):
+    "The network that a filled recipe begins with, its random weights drawn by a generator; None: PyTorch's own."
     r = recipe
-    model = resnet18(r.norm, r.strides, r.width, num_classes)
+    with torch.device('meta') if generator else nullcontext(): model = resnet18(r.norm, r.strides, r.width, num_classes)
+    if generator: draw_weights(model.to_empty(device='cpu'), generator)
     for m in model.modules():
         if isinstance(m, Block) and r.last_gain != 1: torch.nn.init.constant_(m.convs[-1].weight, r.last_gain)
     if r.filters == 'zero_mean': centre_filters(model)
@@ -216,7 +217,7 @@ def _load(self:Training, train:Images, start:Pretrained=None):
 def _build(self:Training, classes:tuple, start:Pretrained=None):
     "The network with its first weights, and what moves them."
     r = self.recipe
-    with seeded('init', r.seed): self.model = first_model(r, len(classes))
+    self.model = first_model(r, len(classes), torch_rng('init', r.seed))
     self.head = self._take_weights(start, tuple(classes)) if start and start.model else None
     self.model.to(self.device, memory_format=torch.channels_last)
     self.net = self.wrapped(with_backend(self.model, self.backend))

@@ -221,7 +221,7 @@ MUTANTS = {
         ('resumed with other data', "if state['data_sha256'] != self.data_sha256:", "if not state['data_sha256']:"),
         ('the same order in every epoch', "rng('order', seed, self.epoch)", "rng('order', seed)"),
         ('the same augmentation in every epoch', 'draws(n, seed, self.epoch, ', 'draws(n, seed, 0, '),
-        ('the same first weights for every seed', "seeded('init', r.seed)", "seeded('init', 0)"),
+        ('the same first weights for every seed', "torch_rng('init', r.seed)", "torch_rng('init', 0)"),
         ('no weight decay', ', weight_decay=r.weight_decay', ''),
         ('patience and cooldown exchanged', 'patience=r.plateau_patience,\n                                     threshold=r.plateau_threshold, cooldown=r.plateau_cooldown', 'patience=r.plateau_cooldown,\n                                     threshold=r.plateau_threshold, cooldown=r.plateau_patience'),
         ('the scheduler is told the training loss', 'self.plateau.step(valid_loss)', 'self.plateau.step(train_loss)'),

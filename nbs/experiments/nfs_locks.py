@@ -3,10 +3,11 @@ each way of mounting it. Prints a row of JSON for each way.
 
     python nbs/experiments/nfs_locks.py A B [A B ...]
 """
-import hashlib, json, multiprocessing, os, signal, sys, time, warnings
+import hashlib, json, multiprocessing, os, re, signal, sys, time, warnings
 from pathlib import Path
 
 import torch
+from engines import MOUNTS
 from cifar_resnet.core import sentence
 from cifar_resnet.data import shapes10
 from cifar_resnet.fetch import file_hash, locks_reach_all
@@ -39,8 +40,8 @@ def attempt(folder, wait_s=0):
         warnings.simplefilter('always')
         try:
             with only_one(folder, wait_s): pass
-        except ValueError as e: return sentence(e)
-    return ''.join(str(w.message) for w in warned)
+        except ValueError as e: return sentence(e).replace(f'{folder}', 'FOLDER')
+    return ''.join(str(w.message) for w in warned).replace(f'{folder}', 'FOLDER')
 
 
 def killed(process):
@@ -125,7 +126,7 @@ def a_run(a, b, whole):
 def told(what):
     "What a process hears when it trains: '' if it comes to the end."
     try: what()
-    except (ValueError, OSError) as e: return sentence(e)
+    except (ValueError, OSError) as e: return re.sub(r'/run/\w+/folder\d', 'FOLDER', sentence(e))
     return ''
 
 
@@ -138,5 +139,5 @@ if __name__ == '__main__':
         a, b = a/f'folder{i}', b/f'folder{i}'
         a.mkdir()
         while not b.exists(): time.sleep(.1)
-        row = dict(**locks(a, b), renames=renames(a, b), run=a_run(a, b, whole))
+        row = dict(mount=[*MOUNTS][i], **locks(a, b), renames=renames(a, b), run=a_run(a, b, whole))
         print('ROW', json.dumps(row), flush=True)
