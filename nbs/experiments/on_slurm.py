@@ -56,7 +56,7 @@ def watched(runs, every_s=.2):
     finally:
         over.set()
         thread.join()
-        for bar in bars: bar['run'] = runs.get(bar['run'], bar['run'])
+        bars[:] = [dict(bar, run=runs[bar['run']]) for bar in bars if bar['run'] in runs]
 
 
 def knock(kind, out, runs, done, seen):
@@ -65,11 +65,13 @@ def knock(kind, out, runs, done, seen):
     while _epochs(folder) < 2:
         if done.wait(.05): return
     job = next(job for job, name in runs.items() if name == kind)
-    for command in KNOCKS[kind]: subprocess.run([*command.split(), job], check=True)
     seen[kind] = dict(
         epochs=_epochs(folder),
         saved_before=bool([*(folder/'checkpoints').glob('*.pt')]),
         finished=(folder/'weights.safetensors').exists())
+    for command in KNOCKS[kind]:
+        subprocess.run([*command.split(), job], check=True)
+        time.sleep(1)                   # the second may come when the run has ended already
 
 
 def _epochs(folder):
