@@ -52,8 +52,8 @@ def sweep(
     with only_one(out):
         rows = _rows_so_far(out, plan, read_test)
         _check_pictures(out, plan, rows, options.get('data_dir'))
-        mixed = _mixed(plan, rows, pick_device(devices[0]), options.get('precision', 'auto'))
-        if mixed and executor is None: warnings.warn(mixed)
+        mixed = lambda plan: _mixed(plan, rows, pick_device(devices[0]), options.get('precision', 'auto'))
+        if executor is None and (words := mixed(plan)): warnings.warn(words)
         options = dict(options, read_test=read_test)
         todo = [(key, fields, out, until, options) for key, fields in plan.items() if key not in rows]
         say(_what_is_to_do(recipes, plan, todo, out, devices if executor is None else [type(executor).__name__]))
@@ -63,6 +63,8 @@ def sweep(
                 rows[row['name'], row['seed']] = row
                 _write_sweep(out, rows, plan)
                 if 'error' in row: say(f'{row["name"]} seed {row["seed"]} failed: {row["error"]}')
+        done = {key: fields for key, fields in plan.items() if 'precision' in rows.get(key, {})}
+        if executor is not None and (words := mixed(done)): warnings.warn(words)      # workers choose their own
         return _write_sweep(out, rows, plan)
 
 def _own_devices(executor):
@@ -185,7 +187,6 @@ SWEPT = ('recipe_hash epoch valid_accuracy valid_loss test_reads test_accuracy t
 def _one(key, fields, out, until, options, device, loaded, say, trainer=Training, wait_s=60):
     "Train one run -> its row; None if time was up. Loaded data stay in the dict `loaded` for the next one."
     (name, seed), folder = key, out/f'{key[0]}-{key[1]}'
-    if time.monotonic() >= until: return None
     try: run = _run(fields, folder, until, options, device, loaded, _telling(trainer, say, name, seed), wait_s)
     except KeyboardInterrupt:
         if time.monotonic() < until: raise
@@ -235,11 +236,11 @@ def _run(fields, folder, until, options, device, loaded, trainer, wait_s):
 
 def _alone(fields, folder, until, options, device, loaded, trainer):
     "Begin, go on with, or load the run in a folder. Raises ValueError if that is a run of another recipe."
+    if (left := until - time.monotonic()) <= 0: raise KeyboardInterrupt('time is up')
     recipe, there = recipe_from(fields).filled(), (folder/'run.json').exists()
     if there: check_same_recipe(folder, read_about(folder)['recipe'], _whole_recipe(fields), fields)
     key = fields.get('dataset', recipe.dataset), recipe.variant
     if key not in loaded: loaded[key] = load_data(key[0], options.get('data_dir'), recipe.variant)
-    if (left := until - time.monotonic()) <= 0: raise KeyboardInterrupt('time is up')
     run = job(fields, folder, device=device, resume=there, budget_s=left, progress=False, draw=False,
               data=loaded[key], trainer=trainer, **options)
     if run.metrics['edits']:

@@ -1,5 +1,5 @@
 "A sweep over an executor: whatever its workers do, no run is lost, failed for nothing, or trained twice."
-import os, pickle, signal, socket, sys, threading, time
+import os, pickle, signal, socket, sys, threading, time, warnings
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -149,6 +149,17 @@ def test_rows_as_they_come(tmp_path):
     found = sweep({'strict': TINY}, [0, 1, 2], tmp_path, executor=AtOnce(lambda key: late if key[1] == 0 else None), say=said.append)
     assert seen == [1] and len(found['failed']) == 1
     assert said[0].endswith('on AtOnce') and said[1].startswith('strict seed 1 is done: held out ') and said[3].startswith('strict seed 0 failed: no result')
+
+
+@trust('rows are written as they come')
+def test_workers_that_compute_otherwise(tmp_path, whole):
+    "What precisions the workers chose is known afterwards only; a sweep that mixes them says so then."
+    rows = {row['seed']: row for row in read_json(whole/'sweep.json')['runs']}
+    other = lambda key: finished(dict(rows[key[1]], precision=['float32', 'bfloat16'][key[1]]))
+    with pytest.warns(UserWarning, match='mixes precisions'): sweep({'strict': TINY}, [0, 1], tmp_path/'mixed', executor=AtOnce(other))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        sweep({'strict': TINY}, [0], tmp_path/'one', executor=AtOnce(other))
 
 
 # Two workers, one run
