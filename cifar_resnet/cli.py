@@ -247,7 +247,8 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
         help='who trains: processes of this machine, dask:ADDRESS (the workers of a Dask scheduler) or slurm; DIR must '
              'be on a disk that all of them see (default: processes)')
     add('--slurm', action='append', default=[], metavar='KEY=VALUE',
-        help='what is asked of Slurm for each run, such as partition=gpu, time=240 (minutes) or gpus=1; repeat it for more')
+        help='what is asked of Slurm for each run, such as partition=gpu, time=240 (minutes) or gpus=1; '
+             'repeat it for more')
     add('--read_test', action='store_true',
         help='open the test set of each run, once: for a final table, not for choosing')
     _add_recipe(parser, seed=False)                    # it has --seeds

@@ -80,8 +80,8 @@ def slurm(folder, names=('n1', 'n2')):
     os.environ.update(SLURM_CONF=f'{folder}/slurm.conf', MUNGE_SOCKET=f'{folder}/munge.socket')
     try:
         with ExitStack() as stack:
-            munge = [f'--{what}={folder}/munge.{end}' for what, end in
-                     [('socket', 'socket'), ('key-file', 'key'), ('pid-file', 'pid'), ('log-file', 'log'), ('seed-file', 'seed')]]
+            munge = [f'--{kind}-file={folder}/munge.{kind}' for kind in ('key', 'pid', 'log', 'seed')]
+            munge += [f'--socket={folder}/munge.socket']
             stack.enter_context(_daemon('munged', '--foreground', '--force', *munge))
             _until((folder/'munge.socket').exists, 'munged does not answer', folder/'munge.log')
             stack.enter_context(_daemon('slurmctld', '-D', '-i'))
@@ -206,6 +206,6 @@ def with_nfs(folder, command, timeout=300):
         try: process.wait(timeout)
         except subprocess.TimeoutExpired: pass
     said = (folder/'said').read_text() if (folder/'said').exists() else ''
-    if not (folder/'rc').exists(): raise NotRun(f'the kernel of its own did not get to the end: {said[-500:] or "it is silent"}')
+    if not (folder/'rc').exists(): raise NotRun(f'the kernel of its own did not get to the end: {said[-500:]}')
     if code := int((folder/'rc').read_text()): raise RuntimeError(f'{command} ended with {code}: {said[-1000:]}')
     return said

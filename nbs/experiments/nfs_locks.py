@@ -1,5 +1,5 @@
-"""What our locks and files do on NFS: run in a kernel of its own by `clusters.py nfs`, given two mounts of one folder for
-each way of mounting it. Prints a row of JSON for each way.
+"""What our locks and files do on NFS: run in a kernel of its own by `clusters.py nfs`, given two mounts of one folder
+for each way of mounting it. Prints a row of JSON for each way.
 
     python nbs/experiments/nfs_locks.py A B [A B ...]
 """

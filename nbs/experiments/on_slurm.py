@@ -1,5 +1,5 @@
-"""Sweeps on a real Slurm of two nodes, their jobs cancelled, queued again and warned midway: is a run that was disturbed
-the same, to the bit, as one that was left alone? `clusters.py` publishes it; alone it prints what came of it:
+"""Sweeps on a real Slurm of two nodes, their jobs cancelled, requeued and warned midway: is a run that was disturbed the
+same, to the bit, as one that was left alone? `clusters.py slurm` publishes it; alone it prints what came of it:
 
     python nbs/experiments/on_slurm.py
 """
