@@ -184,9 +184,8 @@ def locks_reach_all(
     mounts:str|Path='/proc/self/mountinfo', # where Linux says what is mounted, and how
 ) -> bool:
     "False where a lock keeps out this machine's processes only: on NFS that is mounted with nolock or local_lock."
-    dev = os.stat(folder).st_dev
-    try: lines = Path(mounts).read_text().splitlines()
-    except OSError: return True                   # another system: nothing is known
+    try: dev, lines = os.stat(folder).st_dev, Path(mounts).read_text().splitlines()
+    except OSError: return True                   # it was removed, or this is another system: nothing is known
     mine = [line for line in lines if line.split()[2] == f'{os.major(dev)}:{os.minor(dev)}']
     return not any(re.search(r'\blocal_lock=(all|flock)\b', line) for line in mine)
 

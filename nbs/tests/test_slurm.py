@@ -202,4 +202,4 @@ def test_local_locks(lock, reaches, tmp_path, monkeypatch):
     assert [str(w.message).endswith('see to it that none of them works there') for w in said] == [True]*(not reaches)
 
 
-def test_mounts_that_nobody_lists(tmp_path): assert locks_reach_all(tmp_path, tmp_path/'none')
+def test_nothing_is_known(tmp_path): assert locks_reach_all(tmp_path, tmp_path/'none') and locks_reach_all(tmp_path/'none')
