@@ -176,6 +176,19 @@ def test_two_workers_have_the_same_run(tmp_path, epochs, whole, cases):
         assert epochs == [(0, 0), (0, 1)] and same(weights(tmp_path/str(i)/'strict-0'), weights(whole/'strict-0'))
 
 @trust('a run that another worker holds is waited for, and trained once')
+def test_a_run_that_is_begun_just_now(tmp_path, monkeypatch, whole):
+    "Another worker begins the run, and is gone, after this one has seen an empty place: it looks once more, and goes on."
+    usual, calls = scale_module.job, []
+    def late(*args, **kw):
+        calls.append(kw['resume'])
+        if len(calls) == 1:
+            with pytest.raises(KeyboardInterrupt): usual(*args, **{**kw, 'budget_s': 1e-9})
+        return usual(*args, **kw)
+    monkeypatch.setattr(scale_module, 'job', late)
+    found = sweep({'strict': TINY}, [0], tmp_path, executor=AtOnce())
+    assert calls == [False, True] and not found['failed'] and same(weights(tmp_path/'strict-0'), weights(whole/'strict-0'))
+
+@trust('a run that another worker holds is waited for, and trained once')
 def test_a_lock_that_is_held_is_waited_for(tmp_path):
     (tmp_path/'strict-0'/'checkpoints').mkdir(parents=True)
     held, begun = threading.Event(), []
@@ -222,6 +235,13 @@ def test_a_budget(tmp_path, monkeypatch, whole):
 def test_a_workers_clock(left_s, ago, trains, tmp_path):
     row = on_worker(('strict', 0), dict(TINY, seed=0), str(tmp_path), left_s, time.time() - ago, dict(read_test=False))
     assert (row is not None) == trains and (tmp_path/'strict-0').exists() == trains
+
+@trust('time that is up is no failure, on whichever clock')
+@pytest.mark.parametrize('ago, left', [(0, 600), (100, 500), (-7200, 600)])
+def test_what_is_left_for_a_worker(ago, left, tmp_path, monkeypatch):
+    "What a run has waited is taken off; a clock that is behind adds nothing."
+    monkeypatch.setattr(scale_module, '_one', lambda key, fields, out, until, *args, **kw: until - time.monotonic())
+    assert left - 30 < on_worker(('strict', 0), TINY, str(tmp_path), 600, time.time() - ago, {}) <= left
 
 @trust('time that is up is no failure, on whichever clock')
 def test_a_worker_that_never_answers(tmp_path, monkeypatch):
