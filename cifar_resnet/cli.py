@@ -246,13 +246,16 @@ def sweep_main(argv:list=None) -> int: # exit code; 3: time was up before all wa
     add('--executor', default='processes', metavar='TEXT',
         help='who trains: processes of this machine, dask:ADDRESS (the workers of a Dask scheduler) or slurm; DIR must '
              'be on a disk that all of them see (default: processes)')
+    add('--slurm', action='append', default=[], metavar='KEY=VALUE',
+        help='what is asked of Slurm for each run, such as partition=gpu, time=240 (minutes) or gpus=1; '
+             'repeat it for more')
     add('--read_test', action='store_true',
         help='open the test set of each run, once: for a final table, not for choosing')
     _add_recipe(parser, seed=False)                    # it has --seeds
     args = vars(parser.parse_args(argv))
     return _run('cifar_sweep', lambda: _sweep(_typed(args), **args), 'the same command goes on')
 
-def _sweep(common, table, seeds, out, devices, executor, **options):
+def _sweep(common, table, seeds, out, devices, executor, slurm, **options):
     if 'seed' in common: raise ValueError('a sweep has --seeds, not --seed: give it numbers such as 0,1,2')
     if not re.fullmatch(r'\d{1,20}(,\d{1,20})*', seeds):
         raise ValueError(f'seeds {seeds[:80]!r} make no sense: give whole numbers such as 0,1,2')
@@ -261,7 +264,7 @@ def _sweep(common, table, seeds, out, devices, executor, **options):
     whole = lambda told: {**common, **told} if isinstance(told, dict) else told
     named = {name: whole(told) for name, told in _recipes(table, common).items()}
     seeds, devices = list(map(int, seeds.split(','))), devices and devices.split(',')
-    with engine(executor) as workers:
+    with engine(executor, home(out)/'slurm', **_asked_of_slurm(slurm, executor)) as workers:
         found = sweep(named, seeds, out, devices, say=_progress, executor=workers, **options)
     for row in found['table']: _report_recipe(row)
     print(f'table: {home(out)/"sweep.json"}')
@@ -271,6 +274,15 @@ def _sweep(common, table, seeds, out, devices, executor, **options):
     if not found['left']: return 0
     print(f'cifar_sweep: time is up, {found["left"]} runs are left; the same command goes on', file=sys.stderr)
     return 3
+
+def _asked_of_slurm(pairs, executor):
+    "key -> value. Raises ValueError for what is no such pair, or not for Slurm."
+    if pairs and executor != 'slurm':
+        raise ValueError(f'--slurm {pairs[0]} is of use with --executor slurm: add that, or leave it out')
+    for pair in pairs:
+        if not re.match('[a-z_]+=', pair):
+            raise ValueError(f'--slurm {pair!r} makes no sense: give KEY=VALUE, such as partition=gpu')
+    return dict(pair.split('=', 1) for pair in pairs)
 
 def _progress(line):
     "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['THIS_MACHINE', 'LEAST', 'check_file', 'open_file', 'read_file', 'file_hash', 'without_links', 'held', 'alone',
-           'is_still_there', 'readable', 'fetch', 'take_members']
+           'is_still_there', 'locks_reach_all', 'readable', 'fetch', 'take_members']
 
 # %% ../nbs/02_fetch.ipynb #02-003
-import hashlib, http.client, os, queue, secrets, stat, tarfile, threading, time, warnings
+import hashlib, http.client, os, queue, re, secrets, stat, tarfile, threading, time, warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
@@ -157,7 +157,7 @@ def alone(
         yield fcntl is None           # Windows: nobody else is thought to be there
         return
     with held(f):
-        try: yield True
+        try: yield locks_reach_all(path.parent)
         finally:
             with suppress(OSError): os.unlink(f.name)
 
@@ -177,6 +177,16 @@ def is_still_there(f) -> bool:
     "Whether an open file is the one that lies under its name: a lock on one that was removed keeps nobody out."
     try: return os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
     except FileNotFoundError: return False
+
+def locks_reach_all(
+    folder:str|Path,
+    mounts:str|Path='/proc/self/mountinfo', # where Linux says what is mounted, and how
+) -> bool:
+    "False where a lock keeps out this machine's processes only: on NFS that is mounted with nolock or local_lock."
+    try: dev, lines = os.stat(folder).st_dev, Path(mounts).read_text().splitlines()
+    except OSError: return True                   # it was removed, or this is another system: nothing is known
+    mine = [line for line in lines if line.split()[2] == f'{os.major(dev)}:{os.minor(dev)}']
+    return not any(re.search(r'\blocal_lock=(all|flock)\b', line) for line in mine)
 
 def _lock_file(lock):
     opened = lambda flags: open(lock, 'rb', opener=lambda name, _: without_links(name, flags))

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .core import PRECISIONS
-from .fetch import file_hash, held, is_still_there, read_file, without_links
+from .fetch import file_hash, held, is_still_there, locks_reach_all, read_file, without_links
 
 try: import fcntl, resource
 except ImportError: fcntl = resource = None      # Windows
@@ -220,6 +220,10 @@ def only_one(
         except OSError:
             warnings.warn(f'{folder} cannot be locked (a mounted drive?): '
                           'see to it that no second process works there')
+        else:
+            if not locks_reach_all(folder):
+                warnings.warn(f'{folder} lies on a shared drive whose locks other machines do not see '
+                              '(NFS mounted with nolock or local_lock): see to it that none of them works there')
         if not is_still_there(f): raise AtWork(f'{folder} was removed just now by another process: start again')
         yield
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import on_slurm
+from engines import NotRun, with_nfs
 from cifar_resnet.fetch import file_hash
 from cifar_resnet.runs import now, provenance, read_json, write_json
 from cifar_resnet.scale import engine, sweep
@@ -21,10 +23,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent/'results'/'clusters.json'
 RECIPE = dict(dataset='shapes10', width=8, epochs=10, limit=200)
 TINY = dict(dataset='shapes10', width=2, epochs=1, limit=40, batch_size=20)
-
-
-class NotRun(Exception):
-    "Why a part cannot be run here."
 
 
 # A Dask cluster: processes of their own, in network namespaces of their own where that is allowed
@@ -182,7 +180,15 @@ def timed(n, top, how):
     return took, max(busy.values(), default=took)
 
 
-PARTS = dict(dask=dask, overhead=overhead)
+def nfs():
+    "Locks, renames and a run on NFS, mounted twice in each of several ways."
+    with tempfile.TemporaryDirectory() as top:
+        said = with_nfs(top, [sys.executable, HERE/'nfs_locks.py'], timeout=1200)
+    rows = [json.loads(line.removeprefix('ROW ')) for line in said.splitlines() if line.startswith('ROW ')]
+    return dict(where='a Linux kernel of its own (user-mode-linux), its server and its mounts on 127.0.0.1', table=rows)
+
+
+PARTS = dict(dask=dask, overhead=overhead, slurm=on_slurm.slurm_part, nfs=nfs)
 
 
 def publish(name, entry):
