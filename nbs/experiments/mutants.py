@@ -312,7 +312,7 @@ MUTANTS = {
         ('contrast: the other way round', 'difference=p - q', 'difference=q - p'),
         ('contrast: the margin without the sign', 'margin=y_p - y_q)', 'margin=(y_p - y_q).abs())'),
         ('rows and columns of the centres exchanged', '_increasing(rows.numpy()), _increasing(columns.numpy())', '_increasing(columns.numpy()), _increasing(rows.numpy())'),
-        ('centres: the middle of the floor, not of the peak', 'core = fields.double().cpu().square()', 'core = fields.double().cpu()'),
+        ('centres: the middle of the floor, not of the peak', 'core = fields.cpu().double().square()', 'core = fields.cpu().double()'),
         ('tiles from corner to corner', '(np.arange(cells) + .5)*pixels/cells - .5', 'np.linspace(0, pixels-1, cells)'),
         ('a shared scale that is not shared', 'np.full(len(heat), heat.max())', 'heat.max((1,2))'),
         ('blue for, orange against', 'np.where(maps[...,None] > 0, FOR, AGAINST)', 'np.where(maps[...,None] > 0, AGAINST, FOR)'),
