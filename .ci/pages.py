@@ -72,7 +72,7 @@ def settings(): return CFG['user'], CFG['repo']
 def own(text, was):
     "`text`, with its links to this repository, whoever owned it when they were written, made links to its owner's."
     names = '|'.join(map(re.escape, sorted({CFG['lib_name'], CFG['repo'], was}, key=len, reverse=True)))
-    before = r'''github\.com/|/github/|githubusercontent\.com/|codespaces\.new/|torch\.hub\.\w+\(\s*['"]'''
+    before = r'''github\.com/|/github/|githubusercontent\.com/|codespaces\.new/|torch\.hub\.\w+\(\s*['"]|GITHUB_REPOSITORY='''
     text = re.sub(rf'({before})[\w-]+/(?:{names})(?![\w-])', rf"\g<1>{CFG['user']}/{CFG['repo']}", text)
     return re.sub(rf'https://[\w-]+\.github\.io/(?:{names})(?![\w-])', f"{CFG['doc_host']}{CFG['doc_baseurl']}", text)
 
@@ -172,6 +172,7 @@ def linked(path, was):
         nb.cells.append(nbformat.v4.new_markdown_cell(short_path(path), id=f'{stem}-path'))
     for cell in nb.cells:
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if WIDGET not in o.get('data', {})]
+        for printed in (o for o in cell.get('outputs', []) if 'text' in o): printed.text = own(printed.text, was)
         cell.source = shown(own(cell.source, was))
         if cell.source.startswith(BADGES): cell.source = badges(path)
         elif cell.source.startswith(f'#| hide\n{FIRST}'): cell.source = first_cell()
