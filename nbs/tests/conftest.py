@@ -53,4 +53,8 @@ def pytest_sessionfinish(session):
     tables = read_json(RESULTS) if RESULTS.exists() else {}
     new = defaultdict(list)
     for (table, what), row in sorted(TRUST.items()): new[table].append(dict(what=what, **row))
+    for table, rows in new.items():                              # a row that was not tried this time stays as it is
+        tried = {row['what'] for row in rows}
+        rows += [row for row in tables.get(table, []) if row['what'] not in tried]
+        rows.sort(key=lambda row: row['what'])
     write_json(RESULTS, {**tables, **new, 'command': 'pytest nbs/tests --publish'})

@@ -108,7 +108,7 @@ def test_nobody_is_sent_to_a_package_index_for_what_lies_in_a_clone(cases):
     "The package is installed from its folder; under its name there may be anything on an index."
     texts = [(p, p.read_text(encoding='utf-8')) for where in ('cifar_resnet', 'nbs/tests') for p in (ROOT/where).glob('*.py')]
     cases(len(texts))
-    assert [p.name for p, text in [(ROOT/'README.md', README), *texts] if re.search(r'pip install [^-\n]{0,2}cifar_resnet', text)] == []
+    assert [p.name for p, text in [(ROOT/'README.md', README), *texts] if re.search(r'pip install [^-\n]{0,2}cifar_resnet(?!\S* @ git)', text)] == []
 
 @hard('figures')
 def test_a_reliability_diagram_says_how_it_is_read():
