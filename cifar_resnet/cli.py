@@ -270,19 +270,25 @@ def _sweep(common, table, seeds, out, devices, executor, slurm, **options):
     print(f'table: {home(out)/"sweep.json"}')
     if bad := found['failed']:
         first = f'{bad[0]["name"]}, seed {bad[0]["seed"]}'
-        raise ValueError(f'{len(bad)} runs failed, the first ({first}) so: {bad[0]["error"]}')
+        raise ValueError(f'{_runs(len(bad))} failed, the first ({first}) so: {bad[0]["error"]}')
     if not found['left']: return 0
-    print(f'cifar_sweep: time is up, {found["left"]} runs are left; the same command goes on', file=sys.stderr)
+    left = f'{_runs(found["left"])} {"is" if found["left"] == 1 else "are"} left'
+    print(f'cifar_sweep: time is up, {left}; the same command goes on', file=sys.stderr)
     return 3
+
+def _runs(n): return '1 run' if n == 1 else f'{n} runs'
 
 def _asked_of_slurm(pairs, executor):
     "key -> value. Raises ValueError for what is no such pair, or not for Slurm."
     if pairs and executor != 'slurm':
         raise ValueError(f'--slurm {pairs[0]} is of use with --executor slurm: add that, or leave it out')
     for pair in pairs:
-        if not re.match('[a-z_]+=', pair):
+        if not re.match('[a-z_-]+=', pair):
             raise ValueError(f'--slurm {pair!r} makes no sense: give KEY=VALUE, such as partition=gpu')
-    return dict(pair.split('=', 1) for pair in pairs)
+    asked = [(key.replace('-', '_'), value) for key, _, value in (pair.partition('=') for pair in pairs)]
+    if twice := [key for key, n in Counter(key for key, _ in asked).items() if n > 1]:
+        raise ValueError(f'--slurm names {twice[0]} twice: give it once')
+    return dict(asked)
 
 def _progress(line):
     "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"

@@ -249,13 +249,13 @@ def test_a_worker_that_never_answers(tmp_path, monkeypatch):
     said, silent = [], Future()
     silent.set_running_or_notify_cancel()
     found = sweep({'strict': TINY}, [0], tmp_path, executor=AtOnce(lambda key: silent), budget_s=.5, say=said.append)
-    assert found['left'] == 1 and not found['failed'] and said[-1] == 'time is up: 1 runs are left, and no worker is at work on them'
+    assert found['left'] == 1 and not found['failed'] and said[-1] == 'time is up: 1 run is left, and no worker is at work on what is left'
 
 
 # Ctrl-C
 
 @trust('Ctrl-C calls off what has not begun, and says what goes on')
-def test_ctrl_c(tmp_path, slow):
+def test_ctrl_c(tmp_path, slow, whole):
     "The first run is being trained, the second has not begun."
     def press():
         while not any(tmp_path.glob('strict-0/checkpoints/*.pt')): time.sleep(.01)
@@ -263,9 +263,22 @@ def test_ctrl_c(tmp_path, slow):
     threading.Thread(target=press, daemon=True).start()
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(KeyboardInterrupt) as e: sweep({'strict': TINY}, [0, 1], tmp_path, executor=pool, save_every_s=0)
-    assert str(e.value) == 'stopped: 2 runs are left, of which workers are still training strict seed 0; what they finish is found there'
-    assert not (tmp_path/'strict-1').exists() and load_run(tmp_path/'strict-0')             # the pool has waited for it
+    assert str(e.value) == 'stopped: 2 runs are left, and no worker is at work on what is left'
+    assert not (tmp_path/'strict-1').exists() and not read_json(tmp_path/'strict-0'/'run.json')['finished']      # saved, and no more
     with ThreadPoolExecutor(1) as pool: assert len(sweep({'strict': TINY}, [0, 1], tmp_path, executor=pool)['runs']) == 2
+    assert read_json(tmp_path/'strict-0'/'run.json')['resumed_at'] and same(weights(tmp_path/'strict-0'), weights(whole/'strict-0'))
+
+@trust('Ctrl-C calls off what has not begun, and says what goes on')
+def test_ctrl_c_where_a_worker_is_elsewhere(tmp_path, monkeypatch):
+    "What another machine has begun it finishes: its lock tells of it."
+    monkeypatch.setattr(scale_module, 'LAST_WORDS_S', .2)
+    far = Future()
+    far.set_running_or_notify_cancel()
+    (tmp_path/'strict-0'/'checkpoints').mkdir(parents=True)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with only_one(tmp_path/'strict-0'/'checkpoints'), pytest.raises(KeyboardInterrupt) as e:
+        sweep({'strict': TINY}, [0, 1], tmp_path, executor=AtOnce(lambda key: far))
+    assert str(e.value) == 'stopped: 2 runs are left; workers are still training strict seed 0, and what they finish is found there'
 
 
 # Where a worker is
@@ -300,14 +313,38 @@ def test_what_is_sent_is_small_and_plain(tmp_path):
 # What makes no sense
 
 @trust('an engine that is none, or not there, is one sentence')
-@pytest.mark.parametrize('executor, devices, said', [(object(), None, 'needs a method submit'), ('dask', None, 'needs a method submit'), (AtOnce(), ['cpu'], 'leave devices out')])
+@pytest.mark.parametrize('executor, devices, said', [(object(), None, 'needs a method submit'), ('dask', None, 'needs a method submit'), (ThreadPoolExecutor, None, 'needs a method submit'), (AtOnce(), ['cpu'], 'leave devices out')])
 def test_no_executor(executor, devices, said, tmp_path):
     with pytest.raises(ValueError, match=said): sweep({'strict': TINY}, [0], tmp_path/'out', devices, executor=executor)
     assert not (tmp_path/'out').exists()
 
 @trust('an engine that is none, or not there, is one sentence')
+def test_an_executor_without_futures(tmp_path):
+    with pytest.raises(ValueError, match='returns 5 for what is submitted, where a future is needed'):
+        sweep({'strict': TINY}, [0], tmp_path, executor=AtOnce(lambda key: 5))
+
+@trust('an answer that is no row')
+@pytest.mark.parametrize('answer', ['ha', {}, dict(name='b', seed=9), dict(name='strict', seed=0), 5, [('name', 'strict')]])
+def test_an_answer_that_is_no_row(answer, tmp_path):
+    found = sweep({'strict': TINY}, [0], tmp_path, executor=AtOnce(lambda key: finished(answer)))
+    [row] = found['failed']
+    assert row['error'].startswith('its worker answered with') and not found['runs']
+
+@trust('arguments that make no sense')
+@pytest.mark.parametrize('how, said', [
+    (dict(recipes=[TINY]), 'recipes must be a dict'), (dict(seeds=0), 'seeds 0 make no sense'), (dict(seeds='01'), 'seeds'),
+    (dict(budget_s='3'), "budget_s '3' makes no sense"), (dict(budget_s=float('nan')), 'budget_s nan'), (dict(budget_s=-1), 'budget_s -1')])
+def test_arguments_that_make_no_sense(how, said, tmp_path):
+    with pytest.raises(ValueError, match=said): sweep(**dict(dict(recipes={'strict': TINY}, seeds=[0], out=tmp_path/'out'), **how))
+    assert not (tmp_path/'out').exists()
+
+def test_an_option_that_a_job_does_not_have(tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"): sweep({'strict': TINY}, [0], tmp_path/'out', executor=AtOnce(), foo=3)
+    assert not (tmp_path/'out').exists()
+
+@trust('an engine that is none, or not there, is one sentence')
 @pytest.mark.parametrize('word, said', [
-    ('ray', "there is no executor 'ray': choose processes, dask:ADDRESS or slurm"), ('', 'there is no executor'), ('dask', "no Dask scheduler answers at ''"), ('dask:nowhere', 'missing port'),
+    ('ray', "there is no executor 'ray': choose processes, dask:ADDRESS or slurm"), ('', 'there is no executor'), ('dask', 'dask needs the address of its scheduler'), ('dask:', 'give dask:HOST:PORT'), ('dask:nowhere', 'missing port'),
     ('dask:foo://x:1', 'unknown address scheme'), ('dask:127.0.0.1:9', 'within 1 s'), ('dask:SILENT', 'within 1 s')])
 def test_no_engine(word, said, tmp_path, monkeypatch, capsys):
     pytest.importorskip('distributed', reason='pip install distributed')

@@ -31,12 +31,17 @@ SENSELESS = {
     'mem=4GB\n#SBATCH --wrap=x': 'give a word, such as mem=NAME',
     'partition': 'give KEY=VALUE',
     '=gpu': 'give KEY=VALUE',
+    'cpus-per-task=many': 'cpus_per_task',                # as Slurm spells it
+    'time=5 time=10': 'names time twice',
+    'cpus-per-task=1 cpus_per_task=2': 'names cpus_per_task twice',
 }
 
 @pytest.mark.trust('many machines', 'a sentence about what is asked of Slurm and makes no sense')
 @pytest.mark.parametrize('asked', SENSELESS)
 def test_senseless(asked, tmp_path, capsys):
-    assert sweep_main(['-', '--out', str(tmp_path/'sweep'), '--executor', 'slurm', '--slurm', asked]) == 2
+    words = asked.split(' ') if asked.count('=') > 1 and 'SBATCH' not in asked else [asked]
+    flags = [flag for word in words for flag in ('--slurm', word)]
+    assert sweep_main(['-', '--out', str(tmp_path/'sweep'), '--executor', 'slurm', *flags]) == 2
     said = capsys.readouterr().err.strip()
     assert SENSELESS[asked] in said and '\n' not in said
     assert not (tmp_path/'sweep').exists()
