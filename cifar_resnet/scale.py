@@ -83,7 +83,7 @@ def _check_sweep(recipes, seeds, budget_s):
         raise ValueError(f'recipes must be a dict such as {{"name": {{"lr": 0.001}}}}, not {recipes!r:.80}')
     if not hasattr(seeds, '__iter__') or isinstance(seeds, (str, dict)):
         raise ValueError(f'seeds {seeds!r:.80} make no sense: give a list of whole numbers such as [0, 1, 2]')
-    if not isinstance(budget_s, Real) or not budget_s >= 0:
+    if not isinstance(budget_s, Real) or math.isnan(budget_s):
         raise ValueError(f'budget_s {budget_s!r:.80} makes no sense: give a number of seconds')
 
 def _begun_from(weights, recipes):

@@ -97,7 +97,7 @@ def test_memory_that_is_not_there_is_not_the_pictures_fault(where, monkeypatch):
 
 
 SHOWN = 'explore', 'stepper', 'cli', 'page'                   # they show what they catch, in its own words
-HANDED_ON = '_work', '_listen'                                # they send it to who asked, as it is
+HANDED_ON = '_work', '_listen', '_submitted', '_fulfil', '__call__'     # they send it to who asked, as it is or in its own words
 AFTERWARDS = '_why',                                          # what was to be read has failed for another reason
 
 def careless(path):
