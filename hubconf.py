@@ -1,6 +1,8 @@
-"""The networks of this repository by torch.hub, which needs no installation:
+"""The networks of this repository by torch.hub, without installing it: PyTorch and safetensors are enough.
 
-    torch.hub.load('YOUR_ACCOUNT/cifar_resnet', 'resnet18', pretrained=True, weights='shapes10')     # OWNER of this repository
+    torch.hub.load('YOUR_ACCOUNT/cifar_resnet', 'resnet18', pretrained=True, weights='shapes10', trust_repo=True)
+
+(Without trust_repo=True PyTorch asks whether it may run this file. `transform` also takes Pillow and NumPy.)
 """
 dependencies = ['torch', 'safetensors']
 

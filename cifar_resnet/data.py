@@ -487,7 +487,7 @@ def cifar10_c(
     known = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
     if corruption not in known:
         raise ValueError(f'there is no corruption {told(corruption)}: choose {", ".join(known)}')
-    if severity not in SEVERITIES or isinstance(severity, bool):
+    if not isinstance(severity, Integral) or isinstance(severity, bool) or severity not in SEVERITIES:
         raise ValueError(f'a severity is a whole number from 1 to 5, not {told(severity)}')
     folder, n = _corrupted_folder(data_dir), CORRUPTED*len(SEVERITIES)
     path, labels_path = folder/f'{corruption}.npy', folder/'labels.npy'

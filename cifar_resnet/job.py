@@ -35,7 +35,8 @@ from .evaluate import (accuracy, accuracy_without, calibration, class_accuracies
                                    misclassified, predict, predict_views, wilson)
 from .fetch import check_file, file_hash, read_file
 from .gradcam import contrast, gradcam, overlay
-from .model import METADATA, find_not_finite, load_weights, summary, weights_file, weights_metadata
+from .model import (METADATA, find_not_finite, load_weights, norm_in_words, norm_tags, summary,
+                                weights_file, weights_metadata)
 from .pictures import read_picture
 from .recipe import Recipe, recipe_from
 from .runs import (RESULTS, SCHEMA, SEALED_FILES, TEST_RESULTS, AtWork, Run, announced, append_history,
@@ -742,12 +743,14 @@ def release(
 # %% ../nbs/12_job.ipynb #12-062
 HUB_DATA = dict(cifar10='uoft-cs/cifar10', cifar100='uoft-cs/cifar100')           # what the hub calls them
 
-def _title_of_card(m): return f'LayerNorm-only ResNet-18, width {m["recipe"]["width"]}, {visible(m["data"])}'
+def _title_of_card(m):
+    recipe = m['recipe']
+    return f'ResNet-18 {norm_in_words(recipe["norm"])}, width {recipe["width"]}, {visible(m["data"])}'
 
 def _head_of_card(m):
     "The YAML head of a model card."
     head = dict(license='apache-2.0', library_name='cifar_resnet', pipeline_tag='image-classification',
-                tags=['layernorm', 'resnet', 'grad-cam'], metrics=['accuracy'])
+                tags=[*norm_tags(m['recipe']['norm']), 'resnet', 'grad-cam'], metrics=['accuracy'])
     if m['data'] in HUB_DATA: head['datasets'] = [HUB_DATA[m['data']]]
     if m['test_reads']: head['model-index'] = [dict(name=_title_of_card(m), results=[_result_of_head(m)])]
     return '\n'.join(f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in head.items())
@@ -782,7 +785,7 @@ _CARD = """\
 
 # {title}
 
-A ResNet-18 for pictures of 32×32 pixels that normalises with LayerNorm only ({parameters:,} parameters; norm: {norm},
+A ResNet-18 {norm_in_words}, for pictures of 32×32 pixels ({parameters:,} parameters; norm: {norm},
 strides {strides}). This card was written from the run's own record, `run.json`.
 
 ## How to load it
@@ -833,7 +836,8 @@ def model_card(
     listed = lambda values: ', '.join(visible(v) for v in values)
     return _CARD.format(**m | dict(
         git_url=about_us['settings']['git_url'], head=_head_of_card(m), title=_title_of_card(m),
-        norm=m['recipe']['norm'], strides=listed(m['recipe']['strides']),
+        norm=m['recipe']['norm'], norm_in_words=norm_in_words(m['recipe']['norm']),
+        strides=listed(m['recipe']['strides']),
         classes=listed(m['classes']), n_classes=len(m['classes']),
         accuracy=_accuracy_of_card(m), history=_history_of_card(m), data=visible(m['data']),
         epochs=m['recipe']['epochs'], device=visible(m['hardware']), seconds=duration(m['train_seconds']),

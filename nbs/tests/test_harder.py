@@ -66,7 +66,7 @@ def test_new_pictures(version, inside, tmp_path):
     assert np.array_equal(found.images, TRAIN.images[:n]) and np.array_equal(found.labels, Y[:n]) and found.classes == CIFAR10_CLASSES
 
 
-@pytest.mark.parametrize('severity', [1, 2, 3, 4, 5])
+@pytest.mark.parametrize('severity', [1, 2, 3, 4, 5, np.int64(2)])
 @pytest.mark.parametrize('inside', [False, True])
 def test_spoilt_pictures(severity, inside, tmp_path, small):
     "Five severities, one after the other; `data_dir` is the folder or the one around it."
@@ -197,6 +197,8 @@ def test_spoilt_pictures_that_are_none(damage, words, tmp_path, small):
     (lambda d: cifar10_c('fog', 6, d), 'a severity is'),
     (lambda d: cifar10_c('fog', True, d), 'a severity is'),
     (lambda d: cifar10_c('fog', '3', d), 'a severity is'),
+    (lambda d: cifar10_c('fog', 1.0, d), 'a severity is a whole number from 1 to 5, not 1.0'),
+    (lambda d: cifar10_c('fog', np.array([1, 2]), d), 'a severity is a whole number from 1 to 5, not a NumPy array'),
     (lambda d: harder_sets(d), 'holds neither CIFAR-10.1 .* nor the folder CIFAR-10-C: .*published .*not fetched here'),
     (lambda d: harder_sets(d/'none'), 'holds neither'),
 ])

@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_resnet.core import seeded
 from cifar_resnet.data import shapes10
 from cifar_resnet.job import HUB_FILES, hub_folder, job, model_card
-from cifar_resnet.model import HubResNet, load_weights, resnet18, shipped_weights, weights_file, weights_metadata
+from cifar_resnet.model import NORM_NAMES, NORMS, HubResNet, load_weights, resnet18, shipped_weights, weights_file, weights_metadata
 from cifar_resnet.pictures import read_picture
 from cifar_resnet.recipe import Recipe
 
@@ -215,6 +215,11 @@ def rewritten(name, change):
     return damage
 
 
+def written(name, content):
+    def damage(folder): (folder/name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return damage
+
+
 def cut(folder): (folder/'model.safetensors').write_bytes((folder/'model.safetensors').read_bytes()[:-4])
 
 
@@ -226,11 +231,19 @@ def pickled(folder):
 @pytest.mark.trust('other hands', 'a folder of the hub that is damaged, or contradicts itself')
 @pytest.mark.parametrize('damage, words', [
     (without('model.safetensors'), 'there is no file'),
-    (without('config.json'), 'is a network of'),
-    (rewritten('config.json', lambda c: c.update(width=4)), 'is a network of'),
+    (without('config.json'), 'there is no config.json beside'),
+    (written('config.json', '[]'), 'is no JSON object'),
+    (written('config.json', '{'), 'is no JSON object'),
+    (written('config.json', ''), 'is no JSON object'),
+    (written('config.json', 'null'), 'is no JSON object'),
+    (written('config.json', b'\xff'), 'is no JSON object'),
+    (rewritten('config.json', lambda c: c.update(width=4)), 'says width 2, but what was asked for, or the config.json beside it, 4'),
+    (rewritten('config.json', lambda c: c.update(classes=['cat', 'dog', 'bird'])), "says classes None, but what was asked for, or the config.json beside it, ['cat', 'dog', 'bird']"),
+    (rewritten('config.json', lambda c: c.update(mean=[.9, .9, .9])), 'says mean None, but'),
+    (rewritten('config.json', lambda c: c.update(std='hello')), 'says std None, but'),
     (rewritten('config.json', lambda c: c.update(norm='x')), "there is no norm 'x'"),
     (rewritten('config.json', lambda c: c.update(width='2')), "width must be a whole number, not '2'"),
-    (rewritten('config.json', lambda c: c.update(strides=[1, 1, 2, 2])), 'is a network of'),
+    (rewritten('config.json', lambda c: c.update(strides=[1, 1, 2, 2])), 'says strides (1, 2, 2, 2), but'),
     (cut, 'does not hold the weights of one of our models'),
     (pickled, 'there is no file'),
 ])
@@ -239,6 +252,29 @@ def test_a_folder_that_is_damaged(damage, words, tmp_path):
     damage(tmp_path)
     with pytest.raises((ValueError, OSError)) as e: HubResNet.from_pretrained(tmp_path)
     assert words in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.trust('other hands', 'a folder of the hub that is damaged, or contradicts itself')
+@pytest.mark.parametrize('change, words', [
+    (dict(classes=['cat', 'dog', 'bird']), "['cat', 'dog', 'bird']: fetch both anew"),
+    (dict(classes=[*'jihgfedcba']), "says classes ['a', 'b', "),                      # the right number, in another order
+    (dict(classes=None), 'says classes'),
+    (dict(mean=[.9, .9, .9]), 'says mean [0.1, 0.2, 0.3], but'),
+    (dict(mean='hello'), "'hello': fetch both anew"),
+    (dict(mean=None), 'says mean [0.1, 0.2, 0.3], but'),
+    (dict(std=[.4, .5, .61]), 'says std [0.4, 0.5, 0.6], but'),
+    (dict(std=3), 'says std [0.4, 0.5, 0.6], but'),
+])
+def test_what_the_weights_say_of_themselves_counts(change, words, tmp_path):
+    "Classes, mean and std of config.json are those beside the weights, or nothing is loaded; what was left out is no other."
+    HubResNet(width=2, classes=[*'abcdefghij'], mean=[.1, .2, .3], std=[.4, .5, .6]).save_pretrained(tmp_path)
+    rewritten('config.json', lambda c: c.update(change))(tmp_path)
+    with pytest.raises(ValueError) as e: HubResNet.from_pretrained(tmp_path)
+    assert words in str(e.value) and '\n' not in str(e.value) and 'model.safetensors' in str(e.value)
+    (tmp_path/'config.json').unlink()
+    with pytest.raises(ValueError, match='there is no config.json beside'): HubResNet.from_pretrained(tmp_path)
+    whole = HubResNet.from_pretrained(tmp_path, width=2, classes=tuple('abcdefghij'), mean=(.1, .2, .3), std=(.4, .5, .6))
+    assert list(whole.classes) == [*'abcdefghij']
 
 
 def test_a_pickle_is_refused():
@@ -308,6 +344,26 @@ def test_no_number_is_typed(run, tested):
     same = numbers(cards[0]) & numbers(cards[1])
     assert not same - FIXED, same - FIXED
     assert sum((numbers(cards[0]) - FIXED).values()) > 30
+
+
+def of_norm(run, norm): return replace(run, metrics={**run.metrics, 'recipe': {**run.metrics['recipe'], 'norm': norm}})
+
+
+NORM_TAGS = dict(layer=['layernorm'], batch=['batchnorm'], group8=['groupnorm'], group32=['groupnorm'], instance=['instancenorm'], pixel=['layernorm2d'], none=[])
+
+
+@pytest.mark.trust('other hands', 'a model card: each number from run.json, and YAML that is read')
+@pytest.mark.parametrize('norm', NORMS)
+def test_a_card_names_the_norm(run, norm, tmp_path):
+    "In title, first sentence, head and tags: that of a run, and that of a network alone."
+    HubResNet(norm, width=32).save_pretrained(tmp_path)
+    cards = ModelCard(model_card(of_norm(run, norm))), ModelCard.load(tmp_path/'README.md')
+    words = 'without normalisation' if norm == 'none' else f'with {NORM_NAMES[norm]} only'
+    for card in cards:
+        assert f'A ResNet-18 {words}, for pictures' in ' '.join(card.text.split())
+        assert [tag for tag in card.data.tags if 'norm' in tag] == NORM_TAGS[norm]
+        assert ('LayerNorm' in card.text) == (norm in ('layer', 'pixel')) and ('layernorm' in card.data.tags) == (norm == 'layer')
+    assert f'\n# ResNet-18 {words}, width 2, shapes10\n' in cards[0].text and cards[0].data.model_name == f'ResNet-18 {words}, width 2, shapes10'
 
 
 SAID = ['test_accuracy', 'test_accuracy_ci95', 'misclassified', 'valid_loss', 'temperature', 'parameters', 'epoch', 'train_seconds', 'data_sha256',
