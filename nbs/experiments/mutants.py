@@ -418,7 +418,7 @@ MUTANTS = {
         ('a run that another worker holds has failed', 'overtaken = isinstance(e, AtWork) or', 'overtaken ='),
         ('a worker gets a path that means another place there', 'home(out).absolute(), {name', 'home(out), {name'),
         ('a run that has waited for a worker has as much time as before', ' - max(0, time.time() - sent)', ''),
-        ('an engine that loses a run says nothing', "return dict(name=key[0], seed=key[1], error=f'no result", "return None and dict(error=f'no result"),
+        ('an engine that loses a run says nothing', "return dict(name=key[0], seed=key[1], error=f'{why}: {again}') if why else row", "return None if why else row"),
         ('a sweep over workers mixes precisions in silence', 'if executor is not None and (words := mixed(done)): warnings.warn(words)', 'pass'),
         ('the means of unequal shares count alike', 'batch_loss(xb, yb)*self.loss_weight(yb)', 'batch_loss(xb, yb)'),
         ('a last batch that is too small to be shared', 'smallest = len(self.labels) % bs or bs', 'smallest = bs'),
