@@ -1,5 +1,5 @@
 "What the documentation shows: links and anchors that exist, a title and a picture for each page, each public name."
-import json, re, shutil, subprocess
+import ast, json, re, shutil, subprocess
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
@@ -188,3 +188,12 @@ def test_llms_txt_has_every_page_in_order_and_commands_that_exist():
     scripts = re.search(r'(?m)^console_scripts = (.*)$', (ROOT/'settings.ini').read_text())[1]
     typed = set(re.findall(r'(?m)^(cifar_\w+)', text.partition('## Commands')[2]))
     assert typed and typed <= {script.partition('=')[0] for script in scripts.split()}
+
+@other('imports in cells of their own')
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_an_import_has_a_cell_of_its_own(path):
+    "The documentation's pages are prepared by running every cell that imports something, and no other."
+    for cell in cells(path):
+        code = source(cell)
+        if cell['cell_type'] != 'code' or code.startswith(('#| export', '#| hide')) or re.search(r'(?m)^[%!]', code): continue
+        assert len({isinstance(line, (ast.Import, ast.ImportFrom)) for line in ast.parse(code).body}) < 2, code
