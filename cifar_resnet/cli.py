@@ -285,20 +285,18 @@ def _asked_of_slurm(pairs, executor):
     for pair in pairs:
         if not re.match('[a-z_-]+=', pair):
             raise ValueError(f'--slurm {pair!r} makes no sense: give KEY=VALUE, such as partition=gpu')
-    asked = [(key.replace('-', '_'), value) for key, _, value in (pair.partition('=') for pair in pairs)]
-    if twice := [key for key, n in Counter(key for key, _ in asked).items() if n > 1]:
-        raise ValueError(f'--slurm names {twice[0]} twice: give it once')
-    return dict(asked)
+    pairs = [pair.partition('=') for pair in pairs]
+    return _once_each([(key.replace('-', '_'), value) for key, _, value in pairs], '--slurm')
 
 def _progress(line):
     "A line about what is being done. (Where nobody can read it any more, that is no reason to stop.)"
     with suppress(OSError): print(f'cifar_sweep: {line}', file=sys.stderr, flush=True)
 
-def _once_each(pairs):
-    "A JSON object. Raises ValueError for a name that is in it twice: the second would silently replace the first."
+def _once_each(pairs, where='it'):
+    "A dict, such as a JSON object. Raises ValueError for a name that is there twice: the first would silently go."
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f'it names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
+        raise ValueError(f'{where} names {Counter(k for k, _ in pairs).most_common(1)[0][0]!r} twice')
     return found
 
 def _recipes(table, common):

@@ -48,14 +48,23 @@ NORMS = dict(
     pixel=PixelNorm,
     none=lambda channels: nn.Identity(),
 )
-NORM_NAMES = dict(layer='LayerNorm', batch='BatchNorm', group8='GroupNorm of 8 groups', group32='GroupNorm of 32 groups',
-                  instance='InstanceNorm', pixel='LayerNorm2d', none=None)
+NORM_NAMES = dict(                    # what people call them; one without an entry is called what it is called here
+    layer='LayerNorm',
+    batch='BatchNorm',
+    group8='GroupNorm of 8 groups',
+    group32='GroupNorm of 32 groups',
+    instance='InstanceNorm',
+    pixel='LayerNorm2d',
+    none=None,
+)
 
 def norm_in_words(norm:str) -> str: # one of `NORMS` -> such as 'with LayerNorm only', for titles and cards
-    return f'with {NORM_NAMES[norm]} only' if NORM_NAMES[norm] else 'without normalisation'
+    name = NORM_NAMES.get(norm, norm)
+    return f'with {name} only' if name else 'without normalisation'
 
 def norm_tags(norm:str) -> list: # one of `NORMS` -> such as ['layernorm'], for the head of a card
-    return [NORM_NAMES[norm].split()[0].lower()] if NORM_NAMES[norm] else []
+    name = NORM_NAMES.get(norm, norm)
+    return [name.split()[0].lower()] if name else []
 
 # %% ../nbs/05_model.ipynb #05-020
 def conv(c_in, c_out, kernel=3, stride=1): return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel//2, bias=False)

@@ -2,13 +2,12 @@
 import threading
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from cifar_resnet import scale as scale_module
 from cifar_resnet.cli import sweep_main
 from cifar_resnet.runs import read_json
 from cifar_resnet.scale import engine, sweep
+from compared import same, weights
 from processes import finish, wait_for
 
 distributed = pytest.importorskip('distributed', reason='pip install distributed')
@@ -19,8 +18,6 @@ FLAGS = [str(word) for k, v in TINY.items() for word in (f'--{k}', v)]
 
 
 def trust(what): return pytest.mark.trust('many machines', what)
-def weights(folder): return load_file(folder/'weights.safetensors')
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 def saved(folder): return any((folder/'checkpoints').glob('*.pt'))
 def resumed(folder): return read_json(folder/'run.json')['resumed_at']
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from cifar_resnet import scale as scale_module
 from cifar_resnet.cli import sweep_main
@@ -17,6 +15,7 @@ from cifar_resnet.data import _made
 from cifar_resnet.runs import only_one, read_json
 from cifar_resnet.scale import engine, on_worker, sweep
 from cifar_resnet.train import Training, load_run
+from compared import same, weights
 from processes import SERVER
 from test_first_use import MEMBERS, SMALL, server, url
 
@@ -60,8 +59,6 @@ def finished(value):
 def raising(e):
     raise e
 
-def weights(folder): return load_file(folder/'weights.safetensors')
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 @pytest.fixture(scope='module', autouse=True)
 def drawn_once():

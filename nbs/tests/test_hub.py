@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_resnet.core import seeded
 from cifar_resnet.data import shapes10
 from cifar_resnet.job import HUB_FILES, hub_folder, job, model_card
-from cifar_resnet.model import NORM_NAMES, NORMS, HubResNet, load_weights, resnet18, shipped_weights, weights_file, weights_metadata
+from cifar_resnet.model import NORM_NAMES, NORMS, HubResNet, load_weights, norm_in_words, norm_tags, resnet18, shipped_weights, weights_file, weights_metadata
 from cifar_resnet.pictures import read_picture
 from cifar_resnet.recipe import Recipe
 
@@ -353,7 +353,7 @@ NORM_TAGS = dict(layer=['layernorm'], batch=['batchnorm'], group8=['groupnorm'],
 
 
 @pytest.mark.trust('other hands', 'a model card: each number from run.json, and YAML that is read')
-@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('norm', NORM_TAGS)
 def test_a_card_names_the_norm(run, norm, tmp_path):
     "In title, first sentence, head and tags: that of a run, and that of a network alone."
     HubResNet(norm, width=32).save_pretrained(tmp_path)
@@ -419,3 +419,7 @@ def test_weights_that_are_not_the_runs(run, tmp_path):
     (tmp_path/'run'/'weights.safetensors').write_bytes(weights_file(resnet18(width=2)))
     with pytest.raises(ValueError, match='is not the file that the run wrote'): hub_folder(tmp_path/'run', tmp_path/'hub')
     assert not (tmp_path/'hub').exists()
+
+
+def test_a_norm_that_nobody_has_named_yet_is_called_what_it_is_called_here():
+    assert (norm_in_words('group4'), norm_tags('group4')) == ('with group4 only', ['group4'])

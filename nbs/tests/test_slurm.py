@@ -32,8 +32,8 @@ SENSELESS = {
     'partition': 'give KEY=VALUE',
     '=gpu': 'give KEY=VALUE',
     'cpus-per-task=many': 'cpus_per_task',                # as Slurm spells it
-    'time=5 time=10': 'names time twice',
-    'cpus-per-task=1 cpus_per_task=2': 'names cpus_per_task twice',
+    'time=5 time=10': "--slurm names 'time' twice",
+    'cpus-per-task=1 cpus_per_task=2': "names 'cpus_per_task' twice",
 }
 
 @pytest.mark.trust('many machines', 'a sentence about what is asked of Slurm and makes no sense')

@@ -16,6 +16,7 @@ from cifar_resnet.model import NORMS, draw_weights, resnet18
 from cifar_resnet.pictures import read_picture
 from cifar_resnet.scale import sweep
 from cifar_resnet.train import Recipe, Training
+from compared import same
 
 TINY = dict(dataset='shapes10', width=2, epochs=2, limit=80, batch_size=40)
 
@@ -41,7 +42,6 @@ def at_once(*functions):
     with hurried(), ThreadPoolExecutor(len(functions)) as pool: return [f.result() for f in [pool.submit(after_the_others, f) for f in functions]]
 
 
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 @lru_cache
 def images(): return shapes10()[0]
 def built(seed): return Training(Recipe(**TINY, seed=seed), images(), device='cpu', precision='fp32')
