@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_resnet.core import seeded
 from cifar_resnet.data import shapes10
 from cifar_resnet.job import HUB_FILES, hub_folder, job, model_card
-from cifar_resnet.model import NORM_NAMES, NORMS, HubResNet, load_weights, norm_in_words, norm_tags, resnet18, shipped_weights, weights_file, weights_metadata
+from cifar_resnet.model import NORM_NAMES, HubResNet, load_weights, norm_in_words, norm_tags, resnet18, shipped_weights, weights_file, weights_metadata
 from cifar_resnet.pictures import read_picture
 from cifar_resnet.recipe import Recipe
 
